@@ -1,0 +1,1 @@
+"""The operations under the layers: plain ``mx``, or our own kernels on a CPU, behind one set of names."""

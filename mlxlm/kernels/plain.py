@@ -1,0 +1,63 @@
+"""Every operation in plain ``mx``: what runs on Metal and CUDA, and what the native kernels are tested against.
+
+The signatures are those of ``mlxlm.kernels.ops``; see there for the meaning of the arguments.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+
+def rms_norm(x, weight, eps):
+    return mx.fast.rms_norm(x, weight, eps)
+
+
+def layer_norm(x, weight, bias, eps):
+    return mx.fast.layer_norm(x, weight, bias, eps)
+
+
+def rope(x, dims, *, traditional=False, base=10000.0, scale=1.0, offset=0, freqs=None):
+    return mx.fast.rope(
+        x, dims, traditional=traditional, base=None if freqs is not None else base, scale=scale, offset=offset,
+        freqs=freqs,
+    )
+
+
+def attention(q, k, v, *, scale, mask=None, sinks=None):
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask, sinks=sinks)
+
+
+def swiglu(gate, up):
+    return gate * mx.sigmoid(gate) * up
+
+
+def linear(x, weight, bias=None):
+    y = x @ weight.swapaxes(-1, -2)
+    return y if bias is None else y + bias
+
+
+def quantized_matmul(x, w, scales, biases=None, *, transpose=True, group_size=None, bits=None, mode="affine"):
+    y = mx.quantized_matmul(
+        x, w, scales, biases, transpose=transpose, group_size=group_size, bits=bits, mode=mode
+    )
+    return y.astype(x.dtype)
+
+
+def gather_qmm(x, w, scales, biases=None, *, lhs_indices=None, rhs_indices=None, transpose=True, group_size=None,
+               bits=None, mode="affine", global_scale=None, sorted_indices=False):
+    y = mx.gather_qmm(
+        x, w, scales, biases, lhs_indices=lhs_indices, rhs_indices=rhs_indices, transpose=transpose,
+        group_size=group_size, bits=bits, mode=mode, global_scale=global_scale, sorted_indices=sorted_indices,
+    )
+    return y.astype(x.dtype)
+
+
+def gather_mm(x, w, *, lhs_indices=None, rhs_indices=None, sorted_indices=False):
+    return mx.gather_mm(x, w, lhs_indices=lhs_indices, rhs_indices=rhs_indices, sorted_indices=sorted_indices)
+
+
+def quantized_embedding(indices, w, scales, biases=None, *, group_size=None, bits=None, mode="affine", dtype=None):
+    return mx.dequantize(
+        w[indices], scales=scales[indices], biases=None if biases is None else biases[indices],
+        group_size=group_size, bits=bits, mode=mode, dtype=dtype,
+    )
