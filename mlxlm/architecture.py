@@ -1,0 +1,20 @@
+"""What a model file offers: its config, its builder, and two tuples of rules for checkpoint names and values."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """``build(config)`` makes the module; the rules bring a checkpoint's tensors to it.
+
+    ``names`` work on module paths and always apply, to quantized modules and per-layer settings too. They leave
+    names that are right already as they are. ``values`` change numbers or layouts, and apply only to
+    checkpoints in Hugging Face's layout: never when the safetensors metadata says ``format: mlx``.
+    """
+
+    config: type
+    build: Callable[[Any], Any]
+    names: tuple = ()
+    values: tuple = ()

@@ -1,0 +1,206 @@
+"""config.json to a dataclass: Hugging Face's dialects made one, at the border, and nothing that matters ignored.
+
+Inside there is one spelling: transformers 5's ``rope_parameters`` (flat, or one dict for each layer type), with
+``rope_theta``, ``partial_rotary_factor`` and ``original_max_position_embeddings`` in it.
+"""
+
+import difflib
+import math
+import types
+import typing
+import warnings
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from .errors import ConfigError
+
+# Keys that change no logits of a decoder in inference, whatever their value.
+HARMLESS = frozenset("""
+architectures attention_dropout attn_dropout auto_map bos_token_id chunk_size_feed_forward classifier_dropout cls_token_id
+decoder_start_token_id dropout dtype embd_pdrop eos_token_id ep_size finetuning_task forced_bos_token_id forced_eos_token_id
+gradient_checkpointing head_type hidden_dropout id2label initializer_factor initializer_range is_decoder
+is_encoder_decoder keys_to_ignore_at_inference label2id language max_window_layers model_type name_or_path num_labels
+num_logits_to_keep output_attentions output_hidden_states output_router_logits pad_token_id prefix problem_type quantization
+quantization_config resid_pdrop return_dict router_aux_loss_coef router_dropout router_jitter_noise seq_aux aux_loss_alpha
+rescale_prenorm_residual sep_token_id summary_activation task_specific_params tie_encoder_decoder tokenizer_class torch_dtype
+torchscript transformers.js_config transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache use_mamba_kernels
+use_flash_attn use_flash_attention_2 attn_implementation mamba_chunk_size chunk_size time_step_floor time_step_max time_step_rank
+mtp_layers_block_type num_nextn_predict_layers mtp_hybrid_override_pattern mtp_loss_scaling_factor moe_shared_expert_overlap
+use_residual_in_fp32 mamba_ssm_cache_dtype residual_in_fp32 model_max_length max_length min_length do_sample temperature top_k top_p
+repetition_penalty swiglu_limit_dtype image_token_index image_token_id boi_token_index eoi_token_index boi_token_id eoi_token_id
+mm_tokens_per_image vision_config audio_config video_token_id video_token_index initial_context_length cache_implementation
+experts_implementation ignore_keys_at_rope_validation tf_legacy_loss pruned_heads is_llama_config rope_interleave_factor
+max_seq_len base_model_tp_plan base_model_pp_plan metadata conversation_type license pretraining_seq_length
+""".split())
+
+# Parts of the names of keys that do change logits somewhere: one that a model doesn't honour is an error.
+TELLING = ("act", "rope", "rotary", "window", "scal", "multiplier", "softcap", "norm", "bias", "sink", "tie_", "expert",
+           "moe", "group", "rank", "head", "hidden", "layer", "attention", "mlp", "position", "clip", "limit", "theta",
+           "alibi", "parallel", "residual", "embedding", "conv", "ssm", "mamba", "time_step", "chunk", "gate", "vocab")
+
+_NEUTRAL = (None, False, 0, 1, 1.0, "", "none", "default")
+_ROPE_TYPES = {"su": "longrope", "mrope": "default"}
+
+
+@dataclass(kw_only=True)
+class DecoderConfig:
+    """What nearly every decoder's config.json says, under the names that it uses."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    vocab_size: int
+    model_type: str = ""
+    num_attention_heads: int = 0
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    intermediate_size: int = 0
+    hidden_act: str = "silu"
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0  # where rope_parameters has none
+    rope_parameters: dict | None = None
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self):
+        for name in ("hidden_size", "vocab_size", "num_hidden_layers", "max_position_embeddings"):
+            positive(self, name, 1 << 20 if name == "num_hidden_layers" else 1 << 40)
+        if self.num_attention_heads:
+            self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
+            self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+            if self.num_key_value_heads < 0 or self.num_attention_heads % self.num_key_value_heads:
+                raise ConfigError("num_attention_heads isn't a multiple of num_key_value_heads", where="config.json",
+                                  found=f"{self.num_attention_heads} and {self.num_key_value_heads}")
+
+    def rope(self, layer_type: str | None = None) -> dict:
+        """The RoPE settings of a kind of layer, with rope_theta filled in."""
+        settings = self.rope_parameters or {}
+        if layer_type is not None and isinstance(settings.get(layer_type), dict):
+            settings = settings[layer_type]
+        return {"rope_type": "default", "rope_theta": self.rope_theta, **settings}
+
+
+def positive(config: Any, name: str, most: int = 1 << 40) -> None:
+    """Raise unless the field holds a whole number from 1 to ``most``."""
+    value = getattr(config, name)
+    if not isinstance(value, int) or not 0 < value <= most:
+        raise ConfigError(f"{name} must be a whole number above 0", where="config.json", found=repr(value))
+
+
+def text_part(raw: dict[str, Any]) -> dict[str, Any]:
+    """The text half of a multimodal config, or the config itself; the root's own keys win where both speak."""
+    for key in ("text_config", "llm_config", "language_config"):
+        inner = raw.get(key)
+        if isinstance(inner, dict):
+            keep = ("quantization", "quantization_config", "tie_word_embeddings", "model_type")
+            return {**inner, **{k: raw[k] for k in keep if k in raw}}
+    return raw
+
+
+def normalize(raw: dict[str, Any], where: str = "config.json") -> dict[str, Any]:
+    """``raw`` in the one dialect: rope settings, layer types and dead windows."""
+    if not isinstance(raw, dict):
+        raise ConfigError("it isn't a JSON object", where=where, found=type(raw).__name__)
+    out = dict(raw)
+    settings = _rope_settings(out, where)
+    if settings:
+        out["rope_parameters"] = settings
+    if out.pop("use_sliding_window", None) is False:
+        out["sliding_window"] = None
+        if isinstance(out.get("layer_types"), list) and set(out["layer_types"]) <= _ATTENTION_KINDS:
+            out["layer_types"] = None
+    return out
+
+
+_ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+
+
+def _rope_settings(out: dict, where: str) -> dict | None:
+    """Takes every spelling of the rope settings out of the config and returns one."""
+    new, old = out.pop("rope_parameters", None), out.pop("rope_scaling", None)
+    for name, value in (("rope_parameters", new), ("rope_scaling", old)):
+        if value is not None and not isinstance(value, dict):
+            raise ConfigError(f"{name} must be an object", where=where, found=repr(value)[:60])
+    shared = {k: out.pop(k) for k in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+              if out.get(k) is not None}
+    if new and any(isinstance(v, dict) for v in new.values()):
+        return {kind: _rope_kind({**shared, **v}) if isinstance(v, dict) else v for kind, v in new.items()}
+    settings = _rope_kind({**shared, **(old or {}), **(new or {})})
+    if (local := out.pop("rope_local_base_freq", None)) is not None:
+        return {"full_attention": settings, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
+    return settings or None
+
+
+def _rope_kind(settings: dict) -> dict:
+    """``type`` and old names of a kind to ``rope_type``."""
+    settings = {k: v for k, v in settings.items() if v is not None or k == "factor"}
+    kind = settings.pop("type", None)
+    kind = settings.get("rope_type", kind)
+    if kind is not None:
+        settings["rope_type"] = _ROPE_TYPES.get(kind, kind)
+    return settings
+
+
+def read(cls: type, raw: dict[str, Any], where: str = "config.json") -> Any:
+    """Builds ``cls`` from a normalised config: fields are typed, missing ones are named, and unknown keys judged."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in fields(cls)}
+    missing = [n for n, f in known.items()
+               if raw.get(n) is None and f.default is MISSING and f.default_factory is MISSING
+               and not _admits(hints[n], raw.get(n, MISSING))]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} missing", where=where, expected=f"the fields of {raw.get('model_type')!r}",
+                          hint="Is this the model's own config.json, and complete?")
+    values = {}
+    for name, value in raw.items():
+        if name not in known:
+            _judge(name, value, known, where, raw.get("model_type"))
+        elif value is None and known[name].default is not MISSING and not _admits(hints[name], None):
+            continue  # null stands for the default
+        else:
+            values[name] = _typed(name, value, hints[name], where)
+    return cls(**values)
+
+
+def _judge(name: str, value: Any, known: dict, where: str, model_type: Any) -> None:
+    """An unknown key: silence where it can't matter, an error where it changes the numbers, else a word."""
+    if name in HARMLESS or name.startswith("_") or _neutral(value) or name.endswith("token_id"):
+        return
+    if any(part in name for part in TELLING):
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        raise ConfigError(f"{name} may change the numbers, and {model_type!r} here doesn't honour it", where=where,
+                          found=repr(value)[:80],
+                          hint=f"Did you mean {close[0]}?" if close else "Without it the model would answer wrongly in silence.")
+    warnings.warn(f"{where}: {name} is not known and is ignored (value {repr(value)[:60]})", stacklevel=4)
+
+
+def _neutral(value: Any) -> bool:
+    if isinstance(value, list | tuple | dict):
+        return not value
+    return any(value is n or (type(value) is type(n) and value == n) for n in _NEUTRAL)
+
+
+def _admits(hint: Any, value: Any) -> bool:
+    if value is MISSING:
+        return False
+    return value is None and type(None) in typing.get_args(hint)
+
+
+def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
+    """``value`` if it is of the field's type (an int will do for a float), else ConfigError."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        kind = typing.get_origin(option) or option
+        if kind is Any or kind is type(None) and value is None:
+            return value
+        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            if math.isnan(value):
+                break
+            return float(value)
+        if kind is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if kind is tuple and isinstance(value, list):
+            return tuple(value)
+        if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+            return value
+    names = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    raise ConfigError(f"{name} has the wrong type", where=where, found=repr(value)[:80], expected=names)

@@ -1,0 +1,148 @@
+"""The skeleton that every decoder shares: embed, run the blocks, norm, project. What a pass shares is in its Step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .cache import KVCache, SlidingCache, State
+from .errors import GenerationError
+
+
+class Step:
+    """What all layers of one forward pass share; made before the first of them runs, so it can't move under them.
+
+    ``positions`` is an offset for all rows, an offset for each row (B,), or whatever a model's own rope takes.
+    ``end`` is the number of positions taken when the pass is over: what length-dependent ropes look at.
+    """
+
+    def __init__(self, length: int, state: State, positions=None):
+        self.length, self.start = length, state.offset
+        self.padding = None if state.left_padding is None else mx.array(state.left_padding)
+        least = min(state.left_padding) if state.left_padding else 0
+        if positions is not None:
+            self.positions = positions
+        elif self.padding is not None:
+            self.positions = state.offset + state.shift - self.padding
+        else:
+            self.positions = state.offset + state.shift
+        self.end = state.offset + length - least
+        self._masks: dict[Any, Any] = {}
+
+    def mask(self, cache, array: bool = False):
+        """The attention mask for a layer: None, "causal", or booleans (B or 1, 1, L, S); made once for each kind."""
+        kept, first = cache.columns(self.length)
+        key = (kept, first, cache.window, cache.keep, array)
+        if key not in self._masks:
+            self._masks[key] = self._make_mask(*key)
+        return self._masks[key]
+
+    def _make_mask(self, kept: int, first: int, window: int | None, keep: int, array: bool):
+        end = self.start + self.length
+        slides = window is not None and (kept > 0 or end - first > window - keep)
+        if self.padding is None and self.length == 1:
+            return None  # a cache gives one query just what it may see
+        if self.padding is None and not slides and not array:
+            return "causal"
+        keys = mx.concatenate([mx.arange(kept), mx.arange(first, end)]) if kept else mx.arange(first, end)
+        queries = mx.arange(self.start, end)[:, None]
+        seen = keys <= queries
+        if window is not None:
+            seen = seen & ((keys > queries - (window - keep)) | (keys < keep))
+        seen = seen[None, None]
+        if self.padding is not None:
+            pad = self.padding[:, None, None, None]
+            # A query that is padding itself sees padding: a row of nothing would be NaN, and NaN spreads.
+            seen = seen & ((keys >= pad) | (queries < pad))
+        return seen
+
+    def valid(self) -> mx.array | None:
+        """(B, L) booleans, false at padding, for recurrent layers; None where there is none."""
+        if self.padding is None:
+            return None
+        if "valid" not in self._masks:
+            columns = mx.arange(self.start, self.start + self.length)
+            self._masks["valid"] = columns >= self.padding[:, None]
+        return self._masks["valid"]
+
+
+class Backbone(nn.Module):
+    """Embedding, blocks and final norm, under the names that the checkpoint gives them."""
+
+    def __init__(self, vocab: int, dim: int, layers: Sequence[nn.Module], norm: nn.Module, *,
+                 embed_scale: float = 1.0, names: tuple[str, str] = ("embed_tokens", "norm")):
+        super().__init__()
+        self._names = names
+        self[names[0]] = nn.Embedding(vocab, dim)
+        self.layers = list(layers)
+        self[names[1]] = norm
+        self._embed_scale = embed_scale
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        return self[self._names[0]]
+
+    def embed(self, tokens: mx.array) -> mx.array:
+        """(B, L) tokens to (B, L, dim)."""
+        x = self.embedding(tokens)
+        # The factor is rounded to the embedding's dtype first, as the models that have one were trained.
+        return x if self._embed_scale == 1.0 else x * mx.array(self._embed_scale, x.dtype)
+
+    def __call__(self, x: mx.array, state: State, positions=None) -> mx.array:
+        step = Step(x.shape[1], state, positions)
+        for layer, cache in zip(self.layers, state, strict=True):
+            x = layer(x, cache, step)
+        state.offset += step.length
+        return self[self._names[1]](x)
+
+
+class Decoder(nn.Module):
+    """A causal language model: a backbone and a head, tied or its own.
+
+    Called with tokens (B, L) and a cache it returns logits (B, L, vocab), and the cache advances.
+    """
+
+    config: Any = None
+    model_type: str = ""
+
+    def __init__(self, backbone: Backbone, *, tied: bool = False, finish: Callable | None = None, body: str = "model"):
+        super().__init__()
+        self._body = body
+        self[body] = backbone
+        if not tied:
+            vocab, dim = backbone.embedding.weight.shape
+            self.lm_head = nn.Linear(dim, vocab, bias=False)
+        self._finish = finish  # a scale or softcap on the logits
+
+    @property
+    def backbone(self) -> Backbone:
+        return self[self._body]
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return self.backbone.layers
+
+    def make_cache(self, max_kv_size: int | None = None, left_padding: Sequence[int] | None = None) -> State:
+        """A cache for a new conversation, or for one batch of them.
+
+        ``max_kv_size`` bounds the layers that would keep everything (the first 4 tokens stay, as in mlx-lm).
+        ``left_padding`` tells for each row how many of its first tokens are padding.
+        """
+        caches = [layer.make_cache() for layer in self.layers]
+        if max_kv_size is not None:
+            if max_kv_size < 8:
+                raise GenerationError("max_kv_size is too small", found=max_kv_size, expected="at least 8")
+            keep = 4
+            caches = [SlidingCache(max_kv_size, keep) if type(c) is KVCache else c for c in caches]
+        return State(caches, left_padding)
+
+    def __call__(self, tokens: mx.array, cache: State | Sequence | None = None) -> mx.array:
+        state = self.make_cache() if cache is None else cache if isinstance(cache, State) else State(cache)
+        return self.speak(self.backbone.embed(tokens), state)
+
+    def speak(self, x: mx.array, state: State, positions=None) -> mx.array:
+        """Logits from embeddings (B, L, dim): where a vision-language model comes in."""
+        h = self.backbone(x, state, positions)
+        logits = self.lm_head(h) if "lm_head" in self else self.backbone.embedding.as_linear(h)
+        return self._finish(logits) if self._finish else logits

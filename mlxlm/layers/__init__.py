@@ -1,0 +1,18 @@
+"""The shared layers: a model file composes these and never copies them; what varies comes in as a part."""
+
+from .attention import Attention, attend, softcap, softcapped
+from .blocks import Parallel, PostNorm, PreNorm, Sandwich
+from .experts import Experts, ExpertsMLP, SwitchLinear
+from .latent_attention import LatentAttention, absorb_kv
+from .mamba import GroupedGatedNorm, Mamba2
+from .mlp import MLP, GatedMLP, activation, gated, geglu, swiglu
+from .moe import GroupedGate, SparseMoE, top_k
+from .norms import FlatRMSNorm, HeadLayerNorm, LayerNorm, RMSNorm, UnitOffsetRMSNorm
+from .rope import make_rope
+
+__all__ = [
+    "MLP", "Attention", "Experts", "ExpertsMLP", "FlatRMSNorm", "GatedMLP", "GroupedGate", "GroupedGatedNorm",
+    "HeadLayerNorm", "LatentAttention", "LayerNorm", "Mamba2", "Parallel", "PostNorm", "PreNorm", "RMSNorm", "Sandwich",
+    "SparseMoE", "SwitchLinear", "UnitOffsetRMSNorm", "absorb_kv", "activation", "attend", "gated", "geglu",
+    "make_rope", "softcap", "softcapped", "swiglu", "top_k",
+]

@@ -1,0 +1,86 @@
+"""Grouped-query attention, and the few ways of scoring it."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..cache import KVCache, SlidingCache
+from ..kernels import ops
+
+
+def attend(q, k, v, *, scale: float, mask, sinks=None) -> mx.array:
+    """Softmax attention: q (B, heads, L, dim), k and v (B, kv_heads, S, dim) to (B, heads, L, v_dim)."""
+    return ops.attention(q, k, v, scale=scale, mask=mask, sinks=sinks)
+
+
+def softcap(x: mx.array, cap: float) -> mx.array:
+    """x squashed to (-cap, cap)."""
+    return cap * mx.tanh(x / cap)
+
+
+def softcapped(cap: float) -> Callable:
+    """An ``attend`` whose scores are squashed to (-cap, cap)."""
+
+    def attend(q, k, v, *, scale: float, mask, sinks=None) -> mx.array:
+        b, heads, length, _ = q.shape
+        q = q.reshape(b, k.shape[1], -1, length, q.shape[-1])
+        scores = softcap((q * scale) @ k[:, :, None].swapaxes(-1, -2), cap)
+        if isinstance(mask, str):
+            total = k.shape[2]
+            mask = mx.arange(total) <= mx.arange(total - length, total)[:, None]
+        elif mask is not None and mask.ndim == 4:
+            mask = mask[:, :, None]
+        if mask is not None:
+            scores = mx.where(mask, scores, mx.array(-mx.inf, scores.dtype))
+        out = mx.softmax(scores, axis=-1, precise=True) @ v[:, :, None]
+        return out.reshape(b, heads, length, -1)
+
+    return attend
+
+
+class Attention(nn.Module):
+    """Grouped-query attention.
+
+    What varies between models comes in as a part, not as a flag: ``rope`` is a callable or None,
+    ``q_norm``/``k_norm`` are norms over (B, L, heads, head_dim) or None, ``attend`` does the scoring.
+    """
+
+    def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, *, rope=None,
+                 q_norm=None, k_norm=None, window: int | None = None, scale: float | None = None,
+                 bias: bool = False, out_bias: bool | None = None, sinks: bool = False, attend: Callable = attend):
+        super().__init__()
+        self.q_proj = nn.Linear(dim, heads * head_dim, bias=bias)
+        self.k_proj = nn.Linear(dim, kv_heads * head_dim, bias=bias)
+        self.v_proj = nn.Linear(dim, kv_heads * head_dim, bias=bias)
+        self.o_proj = nn.Linear(heads * head_dim, dim, bias=bias if out_bias is None else out_bias)
+        if q_norm is not None:
+            self.q_norm, self.k_norm = q_norm, k_norm
+        if sinks:
+            self.sinks = mx.zeros((heads,))
+        self._rope, self._attend = rope, attend
+        self.head_dim, self.window = head_dim, window
+        self.scale = head_dim**-0.5 if scale is None else scale
+
+    def make_cache(self):
+        return SlidingCache(self.window) if self.window else KVCache()
+
+    def __call__(self, x: mx.array, cache, step) -> mx.array:
+        return self.o_proj(self.mix(self.heads(self.q_proj(x)), x, cache, step))
+
+    def mix(self, q: mx.array, x: mx.array, cache, step) -> mx.array:
+        """What ``q`` (B, L, heads, head_dim) gathers from ``x`` and all before it, as (B, L, heads * head_dim)."""
+        k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+        if "q_norm" in self:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (t.swapaxes(1, 2) for t in (q, k, v))
+        if self._rope is not None:
+            q, k = self._rope(q, step), self._rope(k, step)
+        mask = step.mask(cache)
+        k, v = cache.update_and_fetch(k, v)
+        out = self._attend(q, k, v, scale=self.scale, mask=mask, sinks=self.get("sinks"))
+        return out.swapaxes(1, 2).flatten(-2)
+
+    def heads(self, x: mx.array) -> mx.array:
+        """(B, L, heads * head_dim) to (B, L, heads, head_dim)."""
+        return mx.unflatten(x, -1, (-1, self.head_dim))

@@ -1,0 +1,74 @@
+"""The residual shapes; a model whose shape isn't here writes its own block, as they are this short.
+
+A mixer is a layer with ``make_cache()`` that is called with ``(x, cache, step)``; everything else takes ``x``.
+"""
+
+import mlx.nn as nn
+
+
+class PreNorm(nn.Module):
+    """x + mix(norm(x)), then x + mlp(norm(x)): the usual shape."""
+
+    def __init__(self, mixer, mlp, norm, *, residual: float = 1.0):
+        super().__init__()
+        self.self_attn, self.mlp = mixer, mlp
+        self.input_layernorm, self.post_attention_layernorm = norm(), norm()
+        self._residual = residual
+
+    def make_cache(self):
+        return self.self_attn.make_cache()
+
+    def __call__(self, x, cache, step):
+        x = x + self._scaled(self.self_attn(self.input_layernorm(x), cache, step))
+        return x + self._scaled(self.mlp(self.post_attention_layernorm(x)))
+
+    def _scaled(self, x):
+        return x if self._residual == 1.0 else x * self._residual
+
+
+class Sandwich(nn.Module):
+    """A norm on either side of both."""
+
+    def __init__(self, mixer, mlp, norm):
+        super().__init__()
+        self.self_attn, self.mlp = mixer, mlp
+        self.input_layernorm, self.post_attention_layernorm = norm(), norm()
+        self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm(), norm()
+
+    def make_cache(self):
+        return self.self_attn.make_cache()
+
+    def __call__(self, x, cache, step):
+        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), cache, step))
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+
+
+class PostNorm(nn.Module):
+    """x + norm(mix(x)), then x + norm(mlp(x))."""
+
+    def __init__(self, mixer, mlp, norm):
+        super().__init__()
+        self.self_attn, self.mlp = mixer, mlp
+        self.post_attention_layernorm, self.post_feedforward_layernorm = norm(), norm()
+
+    def make_cache(self):
+        return self.self_attn.make_cache()
+
+    def __call__(self, x, cache, step):
+        x = x + self.post_attention_layernorm(self.self_attn(x, cache, step))
+        return x + self.post_feedforward_layernorm(self.mlp(x))
+
+
+class Parallel(nn.Module):
+    """x + mix(norm(x)) + mlp(norm(x)), one norm for both."""
+
+    def __init__(self, mixer, mlp, norm):
+        super().__init__()
+        self.self_attn, self.mlp, self.input_layernorm = mixer, mlp, norm()
+
+    def make_cache(self):
+        return self.self_attn.make_cache()
+
+    def __call__(self, x, cache, step):
+        h = self.input_layernorm(x)
+        return x + self.self_attn(h, cache, step) + self.mlp(h)

@@ -1,0 +1,78 @@
+"""Sparse mixture of experts: a gate that picks, experts that work, and shared ones that always do."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+
+def top_k(k: int, *, softmax_first: bool = True, normalise: bool = True) -> Callable:
+    """A route from logits to (picks, weights): the k best, softmaxed before or after they are chosen."""
+
+    def route(logits: mx.array) -> tuple[mx.array, mx.array]:
+        scores = mx.softmax(logits, axis=-1, precise=True) if softmax_first else logits
+        picks = mx.argpartition(scores, kth=-k, axis=-1)[..., -k:]
+        weights = mx.take_along_axis(scores, picks, axis=-1)
+        if not softmax_first:
+            return picks, mx.softmax(weights, axis=-1, precise=True)
+        return picks, weights / weights.sum(-1, keepdims=True) if normalise else weights
+
+    return route
+
+
+class GroupedGate(nn.Module):
+    """Sigmoid scores, a balancing bias that only steers the choice, and groups of experts chosen first (DeepSeek V3).
+
+    A group is worth its two best experts; ``keep_groups`` of ``groups`` stay in the race.
+    """
+
+    def __init__(self, dim: int, experts: int, k: int, *, groups: int = 1, keep_groups: int = 1,
+                 normalise: bool = True, scale: float = 1.0):
+        super().__init__()
+        self.weight = mx.zeros((experts, dim))
+        self.e_score_correction_bias = mx.zeros((experts,))
+        self.k, self.groups, self.keep_groups = k, groups, keep_groups
+        self.normalise, self.scale = normalise, scale
+
+    def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        # In float32: a tie broken otherwise picks another expert.
+        logits = x.astype(mx.float32) @ self.weight.astype(mx.float32).T
+        scores = mx.sigmoid(logits)
+        choice = scores + self.e_score_correction_bias
+        if self.groups > 1:
+            choice = self._losers_out(choice)
+        picks = mx.argpartition(-choice, kth=self.k - 1, axis=-1)[..., : self.k]
+        weights = mx.take_along_axis(scores, picks, axis=-1)
+        if self.normalise:
+            weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
+        return picks, weights * self.scale
+
+    def _losers_out(self, choice: mx.array) -> mx.array:
+        """``choice`` with the experts of the losing groups at minus infinity."""
+        choice = mx.unflatten(choice, -1, (self.groups, -1))
+        worth = mx.topk(choice, min(2, choice.shape[-1]), axis=-1).sum(-1)
+        kept = mx.argpartition(-worth, kth=self.keep_groups - 1, axis=-1)[..., : self.keep_groups]
+        mask = mx.put_along_axis(mx.zeros(worth.shape, mx.bool_), kept, mx.array(True), axis=-1)
+        return mx.where(mask[..., None], choice, -mx.inf).flatten(-2)
+
+
+class SparseMoE(nn.Module):
+    """Experts chosen by ``gate`` and ``route``, weighted and summed, plus ``shared`` ones that always work.
+
+    ``gate`` is a Linear whose logits ``route`` turns into (picks, weights); one that knows more picks by itself.
+    ``names`` are the checkpoint's for the gate and the experts.
+    """
+
+    def __init__(self, gate, experts, shared=None, *, route: Callable | None = None,
+                 names: tuple[str, str] = ("gate", "switch_mlp")):
+        super().__init__()
+        self._names, self._route = names, route
+        self[names[0]], self[names[1]] = gate, experts
+        if shared is not None:
+            self.shared_experts = shared
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, experts = (self[name] for name in self._names)
+        picks, weights = self._route(gate(x)) if self._route else gate(x)
+        y = (experts(x, picks) * weights[..., None]).sum(-2).astype(x.dtype)
+        return y + self.shared_experts(x) if "shared_experts" in self else y

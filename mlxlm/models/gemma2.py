@@ -1,0 +1,48 @@
+"""Gemma 2: sandwich norms, every other layer sliding, scores and logits softcapped."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from .. import recipe
+from ..architecture import Architecture
+from ..config import DecoderConfig
+from ..decoder import Decoder
+from ..layers import Sandwich, UnitOffsetRMSNorm, attend, gated, softcap, softcapped
+
+
+@dataclass(kw_only=True)
+class Config(DecoderConfig):
+    head_dim: int | None = 256
+    query_pre_attn_scalar: float = 256
+    attn_logit_softcapping: float | None = 50.0
+    final_logit_softcapping: float | None = 30.0
+    sliding_window: int | None = 4096
+    layer_types: list[str] | None = None
+    attention_bias: bool = False
+    hidden_activation: str | None = "gelu_pytorch_tanh"
+    tie_word_embeddings: bool = True
+
+
+def build(c: Config) -> Decoder:
+    norm, rope = recipe.norm(c, UnitOffsetRMSNorm), recipe.rope(c)
+    kinds = recipe.layer_types(c, lambda i: "full_attention" if i % 2 else "sliding_attention",
+                               ("full_attention", "sliding_attention"))
+    # hidden_act stands in configs too, and the model never read it.
+    glu = gated(c.hidden_activation or "gelu_pytorch_tanh")
+
+    def block(i: int) -> Sandwich:
+        attention = recipe.attention(
+            c,
+            rope=rope,
+            window=c.sliding_window if kinds[i] == "sliding_attention" else None,
+            scale=c.query_pre_attn_scalar**-0.5,
+            bias=c.attention_bias,
+            attend=softcapped(c.attn_logit_softcapping) if c.attn_logit_softcapping else attend,
+        )
+        return Sandwich(attention, recipe.gated_mlp(c, glu=glu), norm)
+
+    finish = partial(softcap, cap=c.final_logit_softcapping) if c.final_logit_softcapping else None
+    return recipe.decoder(c, block, norm, embed_scale=c.hidden_size**0.5, finish=finish)
+
+
+ARCHITECTURE = Architecture(Config, build)

@@ -1,0 +1,222 @@
+"""Checkpoint names to ours: small rules, applied in order, that know module paths and not tensors.
+
+A rule takes ``{name: array}`` and gives back another. Because it works on module paths, one rule carries the
+``weight``, ``bias``, ``scales`` and ``biases`` of a module alike, quantized or not.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from .errors import WeightError
+
+Weights = dict[str, mx.array]
+
+
+class Rule(Protocol):
+    def __call__(self, weights: Weights, config: Any) -> Weights: ...
+
+
+def _pattern(path: str) -> str:
+    """A dotted path as a regular expression: ``*`` stands for one component, ``^`` binds it to the start."""
+    body = re.escape(path.removeprefix("^")).replace(r"\*", r"([^.]+)")
+    return ("^()" if path.startswith("^") else r"(^|\.)") + body + r"(?=\.|$)"
+
+
+@dataclass(frozen=True)
+class Rename:
+    """Components of a path and what stands in their place: ``Rename("mlp.router", "mlp.gate")``.
+
+    ``*`` in both stands for the same component; a leading ``^`` binds the path to the start of the name.
+    """
+
+    old: str
+    new: str
+
+    @cached_property
+    def _regex(self) -> re.Pattern:
+        return re.compile(_pattern(self.old))
+
+    def path(self, name: str) -> str:
+        """``name`` renamed, or as it is."""
+        return self._regex.sub(self._replace, name, count=1)
+
+    def _replace(self, match: re.Match) -> str:
+        wild = iter(match.groups()[1:])
+        new = re.sub(r"\*", lambda _: next(wild), self.new)
+        return match[1] + new
+
+    def __call__(self, weights: Weights, config: Any) -> Weights:
+        return {self.path(name): w for name, w in weights.items()}
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """A tensor that isn't spelled ``module.kind``: ``Suffix("experts.up_proj_bias", "experts.up_proj.bias")``."""
+
+    old: str
+    new: str
+
+    def __call__(self, weights: Weights, config: Any) -> Weights:
+        end = f".{self.old}"
+        return {
+            (n[: -len(end)] + f".{self.new}" if n.endswith(end) else n): w for n, w in weights.items()
+        }
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Tensors that no module of ours holds, by path: ``Drop("^mtp")``."""
+
+    old: str
+
+    def __call__(self, weights: Weights, config: Any) -> Weights:
+        regex = re.compile(_pattern(self.old))
+        return {n: w for n, w in weights.items() if not regex.search(n)}
+
+
+@dataclass(frozen=True)
+class Lift:
+    """A part of a larger model taken for the whole: its prefix goes, and what lies beside it goes too.
+
+    ``Lift("language_model")`` leaves a checkpoint without that prefix as it is.
+    """
+
+    prefix: str
+
+    def __call__(self, weights: Weights, config: Any) -> Weights:
+        start = f"{self.prefix}."
+        inner = {n.removeprefix(start): w for n, w in weights.items() if n.startswith(start)}
+        return inner or weights
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A module for each expert becomes one with an expert axis: ``Stack("experts.*.w1", "switch_mlp.gate_proj")``."""
+
+    old: str
+    new: str
+
+    def __call__(self, weights: Weights, config: Any) -> Weights:
+        regex = re.compile(r"(.*?\.?)" + re.escape(self.old).replace(r"\*", r"(\d+)") + r"\.(\w+)$")
+        out: Weights = {}
+        found: dict[tuple[str, str], dict[int, mx.array]] = {}
+        for name, w in weights.items():
+            match = regex.fullmatch(name)
+            if match and (not match[1] or match[1].endswith(".")):
+                found.setdefault((match[1], match[3]), {})[int(match[2])] = w
+            else:
+                out[name] = w
+        for (prefix, kind), experts in found.items():
+            out[f"{prefix}{self.new}.{kind}"] = self._stacked(f"{prefix}{self.old}.{kind}", experts)
+        return out
+
+    @staticmethod
+    def _stacked(name: str, experts: dict[int, mx.array]) -> mx.array:
+        if missing := sorted(set(range(max(experts) + 1)) - set(experts)) if max(experts) < 1 << 16 else [0]:
+            raise WeightError("experts are missing from the checkpoint", where=name, found=f"none for {missing[:20]}",
+                              hint="The download may be incomplete: pull the model again.")
+        if len(shapes := {tuple(w.shape) for w in experts.values()}) > 1:
+            raise WeightError("experts differ in shape", where=name, found=sorted(shapes)[:4])
+        return mx.stack([experts[i] for i in range(len(experts))])
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fused module becomes several along the output axis: ``Split("qkv_proj", ("q_proj", …), sizes)``.
+
+    ``sizes(config)`` gives the rows of each part; None splits evenly; ``interleaved`` takes every n-th row.
+    """
+
+    old: str
+    into: tuple[str, ...]
+    sizes: Callable[[Any], list[int]] | None = None
+    interleaved: bool = False
+
+    def __call__(self, weights: Weights, config: Any) -> Weights:
+        out: Weights = {}
+        for name, w in weights.items():
+            head, found, kind = name.rpartition(f".{self.old}.")
+            if not found or "." in kind:
+                out[name] = w
+                continue
+            for part, x in zip(self.into, self._parts(name, kind, w, config), strict=True):
+                out[f"{head}.{part}.{kind}"] = x
+        return out
+
+    def _parts(self, name: str, kind: str, w: mx.array, config: Any) -> list[mx.array]:
+        axis = w.ndim - 1 if kind == "bias" else max(w.ndim - 2, 0)
+        rows, n = w.shape[axis], len(self.into)
+        sizes = self.sizes(config) if self.sizes else [rows // n] * n
+        if sum(sizes) != rows:
+            raise WeightError("a fused tensor doesn't hold the rows that the config asks for", where=name,
+                              found=tuple(w.shape), expected=f"{sum(sizes)} rows ({' + '.join(map(str, sizes))})")
+        if self.interleaved:
+            return [mx.take(w, mx.arange(i, rows, n), axis=axis) for i in range(n)]
+        cuts = [sum(sizes[: i + 1]) for i in range(n - 1)]
+        return mx.split(w, cuts, axis=axis)
+
+
+@dataclass(frozen=True)
+class Each:
+    """``change(array, config)`` for every tensor at a path: ``Each("conv1d.weight", conv1d_to_mlx)``."""
+
+    old: str
+    change: Callable[[mx.array, Any], mx.array]
+
+    def __call__(self, weights: Weights, config: Any) -> Weights:
+        regex = re.compile(_pattern(self.old))
+        return {n: self.change(w, config) if regex.search(n) else w for n, w in weights.items()}
+
+
+@dataclass(frozen=True)
+class When:
+    """Rules that apply only where the config says so."""
+
+    test: Callable[[Any], bool]
+    rules: tuple
+
+    def __call__(self, weights: Weights, config: Any) -> Weights:
+        return apply(self.rules, weights, config) if self.test(config) else weights
+
+
+def conv1d_to_mlx(w: mx.array, config: Any) -> mx.array:
+    """A depthwise kernel, (channels, 1, width) as torch lays it out, to (channels, width, 1)."""
+    return w.moveaxis(2, 1)
+
+
+def swap_last(w: mx.array, config: Any) -> mx.array:
+    """(..., in, out) to (..., out, in)."""
+    return w.swapaxes(-1, -2)
+
+
+def apply(rules: Iterable[Rule], weights: Weights, config: Any) -> Weights:
+    """``weights`` after every rule, in order."""
+    for rule in rules:
+        weights = rule(weights, config)
+    return weights
+
+
+def rename_path(rules: Iterable[Rule], path: str) -> str:
+    """A module path (a per-layer quantization key) after the renaming rules."""
+    for rule in rules:
+        if isinstance(rule, Rename):
+            path = rule.path(path)
+    return path
+
+
+def stacked(*projections: str, old: str = "mlp.experts.*", new: str = "mlp.switch_mlp") -> tuple[Stack, ...]:
+    """The usual rules for experts that a checkpoint keeps one by one."""
+    return tuple(Stack(f"{old}.{p}", f"{new}.{p}") for p in projections)
+
+
+# Experts as transformers 5 keeps them in memory: one tensor for gate and up, and tensors without ``.weight``.
+FUSED_EXPERTS = (
+    Suffix("mlp.experts.gate_up_proj", "mlp.switch_mlp.gate_up_proj.weight"),
+    Suffix("mlp.experts.down_proj", "mlp.switch_mlp.down_proj.weight"),
+    Split("switch_mlp.gate_up_proj", ("switch_mlp.gate_proj", "switch_mlp.up_proj")),
+)
