@@ -1,0 +1,219 @@
+"""The loop under every generation: chunked prefill, then one token in flight while the next is computed.
+
+It needs nothing of a model but the contract ``model(tokens, cache=cache) -> logits`` and
+``model.make_cache()``, and runs in whichever thread iterates it: MLX's streams belong to threads, so nothing
+unevaluated outlives a step.
+"""
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import GenerationError
+from .checks import integer, shown
+from .interrupt import DeferredInterrupt
+from .logits import LogitsProcessor
+from .sample import Sampler, greedy, log_softmax
+
+CLEAR_EVERY = 256
+"""Tokens between two calls of ``mx.clear_cache``: buffers of outgrown shapes go back to the system."""
+
+
+def generate_step(prompt, model, *, max_tokens: int | None = 256, sampler: Sampler | None = None,
+                  logits_processors: Sequence[LogitsProcessor] | None = None, cache=None,
+                  max_kv_size: int | None = None, prefill_step_size: int = 512,
+                  prompt_progress_callback: Callable[[int, int], Any] | None = None,
+                  beyond_context: bool = False) -> Iterator[tuple[int, mx.array]]:
+    """Yields each token with its float32 log-probabilities, shape (vocab,), lazily computed.
+
+    The arguments are `TokenIterator`'s; errors show up here, before the first token is asked for.
+    """
+    tokens = TokenIterator(
+        prompt, model, max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors,
+        cache=cache, max_kv_size=max_kv_size, prefill_step_size=prefill_step_size,
+        prompt_progress_callback=prompt_progress_callback, beyond_context=beyond_context)
+    return ((token, log_softmax(logits)) for token, logits in tokens)
+
+
+class TokenIterator:
+    """Iterates over ``(token, logits)``; logits (vocab,) are evaluated, and processed where asked.
+
+    prompt: token ids: list, tuple, numpy or mx array of shape (length,) or (1, length).
+    max_tokens: -1 or None for no limit but the context; 0 only reads the prompt into the cache.
+    sampler: log-probabilities (1, vocab) -> token ids (1,); greedy without one.
+    logits_processors: called in order with (tokens so far (n,), logits (1, vocab)), prompt included.
+    cache: what ``model.make_cache`` made, holding the tokens before this prompt; it advances in place.
+    max_kv_size: makes rotating caches of that many tokens where the model has full ones.
+    prompt_progress_callback: called with (tokens processed, prompt tokens).
+    beyond_context: take a prompt longer than the ``max_position_embeddings`` of the model's config.
+    cancel: asked between steps; once it says True the iteration ends.
+
+    ``tokens`` lists the ids yielded so far. When iteration stops, for whatever reason, the cache holds the
+    first ``cache.offset - cached_tokens`` ids of the prompt and ``tokens`` together: Ctrl-C waits for the end
+    of a step. Raises GenerationError for bad arguments.
+    """
+
+    def __init__(self, prompt, model, *, max_tokens: int | None = 256, sampler: Sampler | None = None,
+                 logits_processors: Sequence[LogitsProcessor] | None = None, cache=None,
+                 max_kv_size: int | None = None, prefill_step_size: int = 512,
+                 prompt_progress_callback: Callable[[int, int], Any] | None = None,
+                 beyond_context: bool = False, cancel: Callable[[], bool] | None = None):
+        self.model, self.sampler = model, sampler or greedy
+        self.processors = list(logits_processors or ())
+        self.chunk = integer("prefill_step_size", prefill_step_size, 1)
+        self.progress = prompt_progress_callback or (lambda processed, total: None)
+        self.cancelled = cancel or (lambda: False)
+        self.prompt = token_ids(prompt, vocab_size(model))
+        self.cache = _make_cache(model, max_kv_size) if cache is None else cache
+        self.cached_tokens = offset(self.cache)
+        bounded = max_kv_size is None and not beyond_context
+        self.limit = self._token_limit(max_tokens, context_size(model) if bounded else None)
+        self.tokens: list[int] = []
+        self._interrupt = DeferredInterrupt()
+
+    def __iter__(self) -> Generator[tuple[int, mx.array], None, None]:
+        try:
+            yield from self._tokens()
+        finally:
+            # Another thread may go on with this cache, and could not evaluate what this one left undone.
+            mx.eval(list(_arrays(self.cache)))
+            mx.clear_cache()
+            self._interrupt.deliver()
+
+    def _token_limit(self, max_tokens: int | None, context: int | None) -> float:
+        limit = integer("max_tokens", -1 if max_tokens is None else max_tokens, -1)
+        limit = float("inf") if limit < 0 else limit
+        if context is None:
+            return limit
+        room = context - self.cached_tokens - len(self.prompt)
+        if room < 0:
+            before = f" after {self.cached_tokens} in the cache" if self.cached_tokens else ""
+            raise GenerationError(
+                "longer than the model's context", where="prompt", found=f"{len(self.prompt)} tokens{before}",
+                expected=f"at most {context} in all",
+                hint="Shorten it, pass max_kv_size to forget the oldest tokens, or try beyond_context=True.")
+        # The last token is drawn from the logits at the context's last position, and needs no position
+        # itself.
+        return min(limit, room + 1)
+
+    def _tokens(self) -> Iterator[tuple[int, mx.array]]:
+        if not self._prefill():
+            return
+        with self._interrupt:
+            token, logits = self._step(mx.array(self.prompt[-1:]))
+            self._check(logits)
+        self.progress(len(self.prompt), len(self.prompt))
+        while len(self.tokens) < self.limit:
+            with self._interrupt:
+                ahead = self._step(token) if len(self.tokens) + 1 < self.limit else None
+                self.tokens.append(int(token.item()))
+            yield self.tokens[-1], logits
+            self._interrupt.deliver()
+            if ahead is None or self.cancelled():
+                return
+            token, logits = ahead
+            if len(self.tokens) % CLEAR_EVERY == 0:
+                mx.clear_cache()
+
+    def _prefill(self) -> bool:
+        """Reads the prompt but its last token, whose logits the first step needs; False if cancelled."""
+        self.history = mx.array(self.prompt[:-1])
+        total, last = len(self.prompt), len(self.prompt) - 1
+        for start in range(0, last, self.chunk):
+            self.progress(start, total)
+            if self.cancelled():
+                return False
+            with self._interrupt:
+                self.model(mx.array(self.prompt[None, start:min(start + self.chunk, last)]), cache=self.cache)
+                mx.eval(list(_arrays(self.cache)))
+            self._interrupt.deliver()
+            mx.clear_cache()
+        self.progress(last, total)
+        return not self.cancelled()
+
+    def _step(self, token: mx.array) -> tuple[mx.array, mx.array]:
+        """Starts computing the token after ``token``, both of shape (1,), and doesn't wait for it."""
+        logits = self.model(token.astype(mx.int32)[None], cache=self.cache)[:, -1, :]
+        if self.processors:
+            logits = logits.astype(mx.float32)
+            self.history = mx.concatenate([self.history, token.astype(mx.int32)])
+            for process in self.processors:
+                logits = process(self.history, logits)
+        # Normalizing costs a pass over the vocabulary, which the largest logit doesn't need.
+        chosen = self.sampler(logits if self.sampler is greedy else log_softmax(logits))
+        mx.async_eval(chosen, logits, self.history)
+        return chosen, logits.squeeze(0)
+
+    def _check(self, logits: mx.array) -> None:
+        if mx.isnan(logits).any().item():
+            raise GenerationError("the model's logits are not numbers (NaN)",
+                                  hint="Its weights may be damaged, or its values too large for float16.")
+
+
+def token_ids(prompt, vocab: int | None = None) -> np.ndarray:
+    """A prompt's ids, int32 (length,). Raises GenerationError unless they are ids below ``vocab``."""
+    expected = "a list or a one-dimensional array of token ids"
+    try:
+        ids = np.asarray(prompt)
+    except ValueError as error:
+        raise GenerationError("ragged", where="prompt", found=shown(prompt), expected=expected) from error
+    if ids.ndim == 2 and ids.shape[0] == 1:
+        ids = ids[0]
+    if ids.size == 0 and ids.ndim == 1:
+        raise GenerationError("empty", where="prompt", expected="at least one token")
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        found = f"{type(prompt).__name__} of shape {ids.shape}" if ids.ndim else shown(prompt)
+        raise GenerationError("not token ids", where="prompt", found=found, expected=expected)
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= (2**31 if vocab is None else vocab):
+        raise GenerationError("not in the vocabulary", where="prompt",
+                              found=f"token id {low if low < 0 else high}",
+                              expected="ids of 0 or more" + (f" and below {vocab}" if vocab else ""))
+    return ids.astype(np.int32)
+
+
+def vocab_size(model) -> int | None:
+    return _config_value(model, ("vocab_size",))
+
+
+def context_size(model) -> int | None:
+    """The number of positions that the model was made for, if its config says."""
+    return _config_value(model, ("max_position_embeddings", "n_positions"))
+
+
+def offset(cache) -> int:
+    """The number of tokens that a cache has seen; for a plain list, the most that a layer of it has."""
+    own = getattr(cache, "offset", None)
+    return int(own) if own is not None else max((int(getattr(c, "offset", 0)) for c in cache), default=0)
+
+
+def _config_value(model, names: Iterable[str]) -> int | None:
+    # Modules of other packages call their config `args`, and a vision-language model's text has one of its
+    # own.
+    config = getattr(model, "config", None) or getattr(model, "args", None)
+    for part in (config, getattr(config, "text_config", None)):
+        for name in names:
+            value = part.get(name) if isinstance(part, dict) else getattr(part, name, None)
+            if isinstance(value, int) and value > 0:
+                return value
+    return None
+
+
+def _make_cache(model, max_kv_size: int | None):
+    if max_kv_size is None:
+        return model.make_cache()
+    return model.make_cache(max_kv_size=integer("max_kv_size", max_kv_size, 1))
+
+
+def _arrays(tree) -> Iterator[mx.array]:
+    """All arrays that a cache holds, whatever its layers keep them in."""
+    if isinstance(tree, mx.array):
+        yield tree
+    elif isinstance(tree, dict):
+        yield from _arrays(list(tree.values()))
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from _arrays(item)
+    elif tree is not None and not isinstance(tree, (int, float, str)):
+        yield from _arrays(getattr(tree, "state", None))

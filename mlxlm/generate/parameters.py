@@ -1,0 +1,113 @@
+"""What a caller may ask of one generation: the keywords of `stream_generate` and their defaults."""
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..errors import GenerationError
+from .checks import integer, shown, unknown
+from .logits import LogitsProcessor, make_logits_processors
+from .sample import Sampler, make_sampler
+
+ALIASES = {"temp": "temperature", "prompt_cache": "cache"}
+"""mlx-lm's names for parameters that have another one here."""
+
+_SAMPLING = ("temperature", "top_p", "min_p", "min_tokens_to_keep", "top_k", "xtc_probability",
+             "xtc_threshold", "xtc_special_tokens", "seed")
+_PENALTIES = ("logit_bias", "repetition_penalty", "repetition_context_size", "presence_penalty",
+              "presence_context_size", "frequency_penalty", "frequency_context_size")
+_LOOP = ("max_tokens", "cache", "max_kv_size", "prefill_step_size", "prompt_progress_callback",
+         "beyond_context")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateParameters:
+    """The keywords of one generation; see also `make_sampler`, `make_logits_processors`, `TokenIterator`.
+
+    max_tokens: how many tokens at most; -1 or None for as many as the context holds.
+    stop: a string, or several: text from the first of them on is dropped, and generation ends.
+    sampler: instead of the sampling parameters, not together with them.
+    logits_processors: run after those that the penalties make.
+    cancel: a threading.Event, or a function that returns a bool: ends generation between two tokens.
+    top_logprobs: each piece lists so many of the likeliest tokens.
+    tools, template_kwargs: for the chat template, where the prompt is a list of messages.
+    """
+
+    max_tokens: int | None = 256
+    temperature: float = 0.0
+    top_p: float = 0.0
+    min_p: float = 0.0
+    min_tokens_to_keep: int = 1
+    top_k: int = 0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    xtc_special_tokens: Sequence[int] | None = None
+    seed: int | None = None
+    logit_bias: Mapping[int, float] | None = None
+    repetition_penalty: float | None = None
+    repetition_context_size: int | None = 20
+    presence_penalty: float | None = None
+    presence_context_size: int | None = 20
+    frequency_penalty: float | None = None
+    frequency_context_size: int | None = 20
+    stop: str | Sequence[str] = ()
+    sampler: Sampler | None = None
+    logits_processors: Sequence[LogitsProcessor] | None = None
+    cache: Any = None
+    max_kv_size: int | None = None
+    prefill_step_size: int = 512
+    prompt_progress_callback: Callable[[int, int], Any] | None = None
+    beyond_context: bool = False
+    cancel: Any = None
+    top_logprobs: int = 0
+    tools: Sequence[Any] | None = None
+    template_kwargs: Mapping[str, Any] | None = None
+
+    def __post_init__(self):
+        integer("top_logprobs", self.top_logprobs, 0)
+        if self.sampler is not None and (also := [name for name in _SAMPLING if self._is_set(name)]):
+            raise GenerationError(f"a sampler was given, so {', '.join(also)} would have no effect",
+                                  where="sampler", hint="Give one or the other.")
+
+    @classmethod
+    def of(cls, keywords: Mapping[str, Any]) -> "GenerateParameters":
+        """Parameters from keywords, mlx-lm's names included. Raises GenerationError for unknown ones."""
+        names = {field.name for field in fields(cls)}
+        values: dict[str, Any] = {}
+        for name, value in keywords.items():
+            own = ALIASES.get(name, name)
+            if own not in names:
+                raise unknown("argument", name, names)
+            if own in values:
+                raise GenerationError("given twice", where=own, found=f"{own} and its other name")
+            values[own] = value
+        return cls(**values)
+
+    def make_sampler(self) -> Sampler:
+        if self.sampler is not None:
+            return self.sampler
+        values = {name: getattr(self, name) for name in _SAMPLING}
+        return make_sampler(values.pop("temperature"), **values)
+
+    def make_logits_processors(self) -> list[LogitsProcessor]:
+        own = make_logits_processors(**{name: getattr(self, name) for name in _PENALTIES})
+        return own + list(self.logits_processors or ())
+
+    def loop_arguments(self) -> dict[str, Any]:
+        """The keywords of `TokenIterator`."""
+        return {"sampler": self.make_sampler(), "logits_processors": self.make_logits_processors(),
+                "cancel": self.cancelled, **{name: getattr(self, name) for name in _LOOP}}
+
+    def cancelled(self) -> bool:
+        ask = getattr(self.cancel, "is_set", self.cancel)
+        return bool(ask and ask())
+
+    def stop_strings(self) -> list[str]:
+        strings = [self.stop] if isinstance(self.stop, str) else list(self.stop)
+        for string in strings:
+            if not isinstance(string, str) or not string:
+                raise GenerationError("not a stop string", where="stop", found=shown(string),
+                                      expected="strings of at least one character")
+        return strings
+
+    def _is_set(self, name: str) -> bool:
+        return getattr(self, name) != type(self).__dataclass_fields__[name].default

@@ -1,0 +1,212 @@
+"""Text as it comes: whole characters, without stop strings, and with the last piece why it ended."""
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import GenerationError
+from ..text.stops import StopStrings
+from .loop import TokenIterator
+from .parameters import GenerateParameters
+from .prompt import prompt_ids, tokenizer_of
+from .sample import log_softmax
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """Counts in tokens, times in seconds, rates in tokens per second, memory in GB (10^9 bytes).
+
+    ``cached_tokens`` were in the cache before and aren't part of ``prompt_tokens``. ``generation_tps`` is the
+    rate after the first token. ``peak_memory`` is MLX's for the whole process.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generation_tokens: int = 0
+    prompt_time: float = 0.0
+    generation_time: float = 0.0
+    time_to_first_token: float = 0.0
+    peak_memory: float = 0.0
+
+    @property
+    def prompt_tps(self) -> float:
+        return self.prompt_tokens / self.prompt_time if self.prompt_time else 0.0
+
+    @property
+    def generation_tps(self) -> float:
+        return (self.generation_tokens - 1) / self.generation_time if self.generation_time else 0.0
+
+    def summary(self) -> str:
+        """The three lines that ``verbose=True`` prints."""
+        return (f"Prompt: {self.prompt_tokens} tokens, {self.prompt_tps:.3f} tokens-per-sec\n"
+                f"Generation: {self.generation_tokens} tokens, {self.generation_tps:.3f} tokens-per-sec\n"
+                f"Peak memory: {self.peak_memory:.3f} GB")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token and the text that it completed, which may be empty: a character can take several tokens.
+
+    ``token`` is None only in a last piece that no token came with (cancelled, or ``max_tokens=0``).
+    ``finish_reason`` is None but in the last piece. An EOS token has no text.
+    """
+
+    text: str
+    token: int | None
+    logits: mx.array | None = field(default=None, repr=False)
+    reasoning: str = ""
+    tool_calls: tuple[Any, ...] = ()
+    finish_reason: FinishReason | None = None
+    stats: GenerationStats = field(default_factory=GenerationStats, repr=False)
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def logprobs(self) -> mx.array | None:
+        """float32 (vocab,) that the token was drawn from, after logits processors; computed when read."""
+        return None if self.logits is None else log_softmax(self.logits)
+
+    @property
+    def logprob(self) -> float | None:
+        """The token's own log-probability."""
+        logprobs = self.logprobs
+        return None if logprobs is None or self.token is None else logprobs[self.token].item()  # type: ignore
+
+    prompt_tokens = property(lambda self: self.stats.prompt_tokens)
+    prompt_tps = property(lambda self: self.stats.prompt_tps)
+    generation_tokens = property(lambda self: self.stats.generation_tokens)
+    generation_tps = property(lambda self: self.stats.generation_tps)
+    peak_memory = property(lambda self: self.stats.peak_memory)
+
+
+class TextStream(Iterator[Piece]):
+    """Iterates over `Piece`s; ``prompt`` (ids), ``tokens`` (ids), ``cache`` and ``stats`` may be read any time.
+
+    After an early end too, the cache holds the first ``cache.offset - stats.cached_tokens`` of prompt and
+    tokens.
+    """
+
+    def __init__(self, model, processor, prompt, parameters: GenerateParameters, configuration=None):
+        self._start = time.perf_counter()
+        tokenizer = tokenizer_of(processor)
+        ids = prompt_ids(tokenizer, prompt, parameters.tools, parameters.template_kwargs)
+        self._eos, stops = _endings(tokenizer, configuration)
+        self._stops = StopStrings(stops + parameters.stop_strings())
+        self._detokenizer = tokenizer.detokenizer()
+        self._parameters = parameters
+        self._iterator = TokenIterator(ids, model, **parameters.loop_arguments())
+        self._times = [0.0, 0.0, 0.0]
+        self._pieces = self._generate()
+
+    def __next__(self) -> Piece:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Ends the generation here; the cache stays usable."""
+        self._pieces.close()
+
+    @property
+    def prompt(self) -> np.ndarray:
+        return self._iterator.prompt
+
+    @property
+    def tokens(self) -> list[int]:
+        return self._iterator.tokens
+
+    @property
+    def cache(self):
+        return self._iterator.cache
+
+    @property
+    def stats(self) -> GenerationStats:
+        begun, first, last = self._times
+        return GenerationStats(
+            prompt_tokens=len(self.prompt), cached_tokens=self._iterator.cached_tokens,
+            generation_tokens=len(self.tokens), prompt_time=first - begun, generation_time=last - first,
+            time_to_first_token=first - self._start if first else 0.0, peak_memory=mx.get_peak_memory() / 1e9)
+
+    def _generate(self) -> Generator[Piece, None, None]:
+        self._times = [time.perf_counter()] * 3
+        with closing(iter(self._iterator)) as tokens:
+            for token, logits in tokens:
+                now = time.perf_counter()
+                self._times[1:] = [now if len(self.tokens) == 1 else self._times[1], now]
+                piece = self._piece(token, logits)
+                yield piece
+                if piece.finish_reason:
+                    return
+        text, stopped = self._text(None, True)
+        reason = "stop" if stopped else "cancelled" if self._parameters.cancelled() else "length"
+        yield Piece(text, None, finish_reason=reason, stats=self.stats)
+
+    def _piece(self, token: int, logits: mx.array) -> Piece:
+        eos, full = token in self._eos, len(self.tokens) >= self._iterator.limit
+        text, stopped = self._text(None if eos else token, eos or full)
+        reason = "stop" if eos or stopped else "length" if full else None
+        return Piece(text, token, logits, finish_reason=reason, stats=self.stats,
+                     top_logprobs=_likeliest(logits, self._parameters.top_logprobs))
+
+    def _text(self, token: int | None, last: bool) -> tuple[str, bool]:
+        """The text that a token completes, and whether a stop string ended it."""
+        text = "" if token is None else self._detokenizer.add_token(token)
+        if last:
+            text += self._detokenizer.finalize()
+        text, stopped = self._stops.feed(text)
+        return (text if stopped or not last else text + self._stops.flush()), stopped
+
+
+def stream_generate(model, processor, prompt, *, configuration=None, **parameters) -> TextStream:
+    """Streams a model's answer to a prompt, piece by piece; iterate over the result.
+
+    processor: the tokenizer (or processor) that `mlxlm.load` returned with the model.
+    prompt: text, taken as it is; a list of messages (dicts), for the chat template; or token ids.
+    configuration: a `ModelConfiguration` whose EOS tokens and stop strings end the answer too.
+    parameters: see `GenerateParameters`. Raises GenerationError, at once, for what can't be done.
+    """
+    return TextStream(model, processor, prompt, GenerateParameters.of(parameters), configuration)
+
+
+def generate(model, processor, prompt, *, verbose: bool = False, **parameters) -> str:
+    """The whole answer to a prompt, as text; ``verbose`` prints it as it comes, and the rates after it.
+
+    The other arguments are `stream_generate`'s.
+    """
+    stream = stream_generate(model, processor, prompt, **parameters)
+    if verbose:
+        print("=" * 10)
+    parts = []
+    for piece in stream:
+        parts.append(piece.text)
+        if verbose:
+            print(piece.text, end="", flush=True)
+    if verbose:
+        print(f"\n{'=' * 10}")
+        print(stream.stats.summary() if any(parts) else "No text generated for this prompt")
+    return "".join(parts)
+
+
+def _endings(tokenizer, configuration) -> tuple[frozenset[int], list[str]]:
+    """The ids and the strings that end an answer."""
+    eos = set(tokenizer.eos_token_ids)
+    if configuration is None:
+        return frozenset(eos), []
+    eos |= set(configuration.eos_token_ids)
+    for token in configuration.extra_eos_tokens:
+        found = tokenizer.convert_tokens_to_ids(token)
+        if found is None:
+            raise GenerationError("not a token of this model", where="extra_eos_tokens", found=repr(token))
+        eos.add(found)
+    return frozenset(eos), list(configuration.effective_stop_strings or ())
+
+
+def _likeliest(logits: mx.array, count: int) -> tuple[tuple[int, float], ...]:
+    if not count:
+        return ()
+    logprobs = np.asarray(log_softmax(logits))
+    best = np.argsort(-logprobs, kind="stable")[:count]
+    return tuple((int(token), float(logprobs[token])) for token in best)
