@@ -38,6 +38,15 @@ TELLING = ("act", "rope", "rotary", "window", "scal", "multiplier", "softcap", "
            "moe", "group", "rank", "head", "hidden", "layer", "attention", "mlp", "position", "clip", "limit", "theta",
            "alibi", "parallel", "residual", "embedding", "conv", "ssm", "mamba", "time_step", "chunk", "gate", "vocab")
 
+# Spellings of one field: a config may use another one than the model's class does.
+SYNONYMS = (
+    ("num_experts", "num_local_experts", "n_routed_experts"),
+    ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "num_experts_per_topk"),
+    ("layer_norm_epsilon", "norm_eps", "norm_epsilon", "layer_norm_eps", "rms_norm_eps"),
+    ("use_bias", "mamba_proj_bias"),
+    ("expand", "mamba_expand"),
+)
+
 _NEUTRAL = (None, False, 0, 1, 1.0, "", "none", "default")
 _ROPE_TYPES = {"su": "longrope", "mrope": "default"}
 
@@ -144,6 +153,7 @@ def read(cls: type, raw: dict[str, Any], where: str = "config.json") -> Any:
     """Builds ``cls`` from a normalised config: fields are typed, missing ones are named, and unknown keys judged."""
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
+    raw = _one_spelling(raw, known, where)
     missing = [n for n, f in known.items()
                if raw.get(n) is None and f.default is MISSING and f.default_factory is MISSING
                and not _admits(hints[n], raw.get(n, MISSING))]
@@ -159,6 +169,20 @@ def read(cls: type, raw: dict[str, Any], where: str = "config.json") -> Any:
         else:
             values[name] = _typed(name, value, hints[name], where)
     return cls(**values)
+
+
+def _one_spelling(raw: dict[str, Any], known: dict, where: str) -> dict[str, Any]:
+    """Synonyms to the spelling that the model's class has; two that disagree are an error."""
+    out = dict(raw)
+    for group in SYNONYMS:
+        ours = [n for n in group if n in known]
+        if len(ours) != 1:
+            continue
+        for other in (n for n in group if n not in known and n in out):
+            value = out.pop(other)
+            if value is not None and out.setdefault(ours[0], value) != value:
+                raise ConfigError(f"{ours[0]} and {other} disagree", where=where, found=f"{out[ours[0]]!r} and {value!r}")
+    return out
 
 
 def _judge(name: str, value: Any, known: dict, where: str, model_type: Any) -> None:

@@ -27,7 +27,7 @@ class Step:
             self.positions = state.offset + state.shift - self.padding
         else:
             self.positions = state.offset + state.shift
-        self.end = state.offset + length - least
+        self.end = max(state.offset + length, state.expected) - least
         self._masks: dict[Any, Any] = {}
 
     def mask(self, cache, array: bool = False):

@@ -26,13 +26,15 @@ class State(list):
     """One entry per layer. ``offset`` counts the tokens of every row, padding included.
 
     ``left_padding`` says for each row of a batch how many of the first tokens are padding; ``shift`` is how far
-    a position is from the token count, once images were seen (M-RoPE).
+    a position is from the token count, once images were seen (M-RoPE). ``expected`` is the length that the
+    context will have at the end of a prompt that comes in chunks: ropes that depend on it then turn every chunk alike.
     """
 
     def __init__(self, caches: Iterable[Any], left_padding: Sequence[int] | None = None):
         super().__init__(caches)
         self.offset = max((c.offset for c in self), default=0)
         self.shift: int | mx.array = 0
+        self.expected = 0
         self.left_padding = list(left_padding) if left_padding is not None and any(left_padding) else None
 
     @property
@@ -56,7 +58,7 @@ class State(list):
     def copy(self) -> "State":
         """A conversation that goes its own way from here."""
         new = type(self)((cache.copy() for cache in self), self.left_padding)
-        new.offset, new.shift = self.offset, self.shift
+        new.offset, new.shift, new.expected = self.offset, self.shift, self.expected
         return new
 
     @property

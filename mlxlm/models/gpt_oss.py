@@ -26,7 +26,6 @@ class Config(DecoderConfig):
     swiglu_alpha: float = 1.702
     rms_norm_eps: float = 1e-5
     rope_theta: float = 150_000.0
-    experts_per_token: int | None = None  # num_experts_per_tok said again
 
 
 def clamped_swiglu(gate: mx.array, up: mx.array, *, limit: float, alpha: float) -> mx.array:

@@ -29,8 +29,7 @@ class Config(DecoderConfig):
     num_hidden_layers: int = 1  # the pattern says
     layer_norm_epsilon: float = 1e-5
     attention_bias: bool = False
-    mamba_proj_bias: bool = False
-    use_bias: bool = False  # mamba_proj_bias in transformers' spelling
+    use_bias: bool = False  # of the Mamba projections; NVIDIA spells it mamba_proj_bias
     use_conv_bias: bool = True
     mlp_bias: bool = False
     mlp_hidden_act: str = "relu2"
@@ -48,8 +47,6 @@ class Config(DecoderConfig):
     topk_group: int = 1
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 1.0
-    mamba_expand: float | None = None
-    norm_eps: float | None = None  # layer_norm_epsilon said again
 
     def __post_init__(self):
         kinds = self.layers_block_type or self.layer_types
@@ -101,7 +98,7 @@ def build(c: Config) -> Decoder:
         return Mamba2(
             c.hidden_size, c.mamba_num_heads, c.mamba_head_dim, state=c.ssm_state_size, groups=c.n_groups,
             conv=c.conv_kernel, norm=GroupedGatedNorm(inner, c.layer_norm_epsilon, c.n_groups),
-            bias=c.mamba_proj_bias or c.use_bias, conv_bias=c.use_conv_bias, act=activation(c.mamba_hidden_act),
+            bias=c.use_bias, conv_bias=c.use_conv_bias, act=activation(c.mamba_hidden_act),
             dt_limit=(c.time_step_min, float("inf")),
         )
 

