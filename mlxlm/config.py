@@ -43,7 +43,6 @@ SYNONYMS = (
     ("num_experts", "num_local_experts", "n_routed_experts"),
     ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "num_experts_per_topk"),
     ("layer_norm_epsilon", "norm_eps", "norm_epsilon", "layer_norm_eps", "rms_norm_eps"),
-    ("use_bias", "mamba_proj_bias"),
     ("expand", "mamba_expand"),
 )
 
@@ -185,11 +184,20 @@ def _one_spelling(raw: dict[str, Any], known: dict, where: str) -> dict[str, Any
     return out
 
 
+def may_matter(name: str, value: Any) -> bool:
+    """Whether a key that a model doesn't know could change its numbers, judged by its name and value."""
+    return not _harmless(name, value) and any(part in name for part in TELLING)
+
+
+def _harmless(name: str, value: Any) -> bool:
+    return name in HARMLESS or name.startswith("_") or _neutral(value) or name.endswith("token_id")
+
+
 def _judge(name: str, value: Any, known: dict, where: str, model_type: Any) -> None:
     """An unknown key: silence where it can't matter, an error where it changes the numbers, else a word."""
-    if name in HARMLESS or name.startswith("_") or _neutral(value) or name.endswith("token_id"):
+    if _harmless(name, value):
         return
-    if any(part in name for part in TELLING):
+    if may_matter(name, value):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         raise ConfigError(f"{name} may change the numbers, and {model_type!r} here doesn't honour it", where=where,
                           found=repr(value)[:80],

@@ -1,0 +1,230 @@
+"""model_type to the module that builds it, one table row a type; nothing is imported until it is asked for.
+
+What is asked first: what the program registered, then our own rows (registries/*.toml), then other packages'
+entry points (group ``mlxlm.models``), then the modules of an installed mlx-lm or mlx-vlm.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from importlib import import_module
+from typing import Any, ClassVar
+
+from . import fallback
+from .architecture import Architecture
+from .config import normalize, read, text_part
+from .data import data_file, read_toml
+from .errors import ConfigError, UnknownModelType
+
+Creator = Callable[[dict[str, Any]], Any]
+Names = list[str]  # inside TypeRegistry, `list` is its method
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One type that can be built: ``kind`` is native, registered, entry point or fallback."""
+
+    model_type: str
+    kind: str
+    module: str
+
+
+class TypeRegistry:
+    """``model_type`` to architecture. A lookup imports one module at most; any thread may call any method."""
+
+    table: ClassVar[str]  # the file in registries/ that holds the rows
+    package: ClassVar[str]  # where the rows' modules are
+    group: ClassVar[str]  # the entry-point group of other packages
+    borrowed: ClassVar[fallback.Fallback]
+    shared: ClassVar[TypeRegistry]
+
+    def __init__(self):
+        self._registered: dict[str, Architecture] = {}
+        self._lock = threading.Lock()
+
+    def register(self, model_type: str, creator: Architecture | Creator) -> None:
+        """Makes ``model_type`` known, before any row of that name.
+
+        ``creator`` is an Architecture, or takes the config.json as a dict and returns a module that keeps the
+        contract of a model (``layers``, ``make_cache``, called with tokens and a cache).
+        """
+        _name(model_type)
+        architecture = creator if isinstance(creator, Architecture) else _from_creator(model_type, creator)
+        with self._lock:
+            self._registered[model_type] = architecture
+
+    def unregister(self, model_type: str) -> None:
+        """Takes back a ``register``; a row of that name counts again. Nothing happens to an unknown name."""
+        with self._lock:
+            self._registered.pop(model_type, None)
+
+    def contains(self, model_type: str) -> bool:
+        """Whether ``create`` would find the type; imports no model."""
+        return self._find(model_type) is not None
+
+    __contains__ = contains
+
+    def list(self) -> Names:
+        """The names of all types, fallback included, sorted."""
+        return [entry.model_type for entry in self.entries()]
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All types with where they come from, sorted by name; imports no model."""
+        found = dict(self.borrowed.types(self._fallback_names))
+        merged = {t: Entry(t, "fallback", module) for t, module in found.items()}
+        merged |= {t: Entry(t, "entry point", point.value) for t, point in self._entry_points.items()}
+        merged |= {t: Entry(t, "native", f"{self.package}.{module}") for t, module in self._rows.items()}
+        with self._lock:
+            merged |= {t: _registered_entry(t, a) for t, a in self._registered.items()}
+        return tuple(merged[t] for t in sorted(merged))
+
+    def architecture(self, model_type: str) -> Architecture:
+        """The architecture of a type; its ``config`` is ``dict`` if ``build`` takes the config.json as it is.
+
+        Raises UnknownModelType, which names the closest types that exist.
+        """
+        entry = self._find(model_type)
+        if entry is None:
+            raise self._unknown(model_type)
+        if entry.kind == "registered":
+            with self._lock:
+                return self._registered[model_type]
+        if entry.kind == "native":
+            return import_module(entry.module).ARCHITECTURE
+        if entry.kind == "fallback":
+            return self.borrowed.architecture(entry.module)
+        return self._load_entry_point(model_type)
+
+    def create(self, config: dict[str, Any], where: str = "config.json") -> Any:
+        """The module that a config.json describes, with random weights; ``config`` and ``model_type`` are set."""
+        model_type = self.model_type(config, where)
+        architecture = self.architecture(model_type)
+        settings = config if architecture.config is dict else self.settings(architecture, config, where)
+        model = architecture.build(settings)
+        missing = [name for name in ("layers", "make_cache") if not hasattr(model, name)]
+        if missing:
+            raise ConfigError(f"the module registered for {model_type!r} has no {' and no '.join(missing)}",
+                              where=where, hint="See the contract of a model in docs/adding-a-model.md.")
+        if architecture.config is not dict:
+            model.config = settings
+            model.model_type = model_type
+        return model
+
+    def settings(self, architecture: Architecture, config: dict[str, Any], where: str = "config.json") -> Any:
+        """``architecture.config`` filled from a config.json, in whichever dialect that is written."""
+        return read(architecture.config, normalize(self.part(config), where), where)
+
+    def part(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The part of a config.json that describes what this registry builds."""
+        return config
+
+    def model_type(self, config: Any, where: str = "config.json") -> str:
+        """The ``model_type`` of a config.json; ConfigError if it has none."""
+        if not isinstance(config, dict):
+            raise ConfigError("it isn't a JSON object", where=where, found=type(config).__name__)
+        found = config.get("model_type")
+        if not isinstance(found, str) or not found:
+            raise ConfigError("model_type is missing" if found is None else "model_type must be a name",
+                              where=where, found=None if found is None else repr(found)[:60],
+                              hint="Is this the config.json of a language model?")
+        return found
+
+    # Where the types come from
+
+    @cached_property
+    def _tables(self) -> dict[str, Any]:
+        return read_toml(data_file(f"{self.table}.toml"))
+
+    @property
+    def _rows(self) -> dict[str, str]:
+        return self._tables["types"]
+
+    @property
+    def _fallback_names(self) -> dict[str, str]:
+        return self._tables.get("fallback", {})
+
+    @cached_property
+    def _entry_points(self) -> dict[str, Any]:
+        from importlib.metadata import entry_points
+
+        return {point.name: point for point in entry_points(group=self.group)}
+
+    def _find(self, model_type: str) -> Entry | None:
+        if not isinstance(model_type, str):
+            return None
+        with self._lock:
+            if model_type in self._registered:
+                return _registered_entry(model_type, self._registered[model_type])
+        if model_type in self._rows:
+            return Entry(model_type, "native", f"{self.package}.{self._rows[model_type]}")
+        if model_type in self._entry_points:
+            return Entry(model_type, "entry point", self._entry_points[model_type].value)
+        module = self.borrowed.module(model_type, self._fallback_names)
+        return Entry(model_type, "fallback", module) if module else None
+
+    def _load_entry_point(self, model_type: str) -> Architecture:
+        point = self._entry_points[model_type]
+        try:
+            found = point.load()
+        except (ImportError, AttributeError) as error:
+            owner = point.dist.name if point.dist else point.value
+            raise ConfigError(f"the entry point of {model_type!r} doesn't load: {error}", where=point.value,
+                              hint=f"Repair or remove the package {owner}.") from error
+        return found if isinstance(found, Architecture) else _from_creator(model_type, found)
+
+    def _unknown(self, model_type: Any) -> UnknownModelType:
+        known = self.list()
+        close = get_close_matches(str(model_type), known, n=3, cutoff=0.6)
+        hints = [f"Did you mean {_either(close)}?" if close else f"`mlxlm registry` lists the {len(known)} types."]
+        if not self.borrowed.installed:
+            hints.append(f"Install {self.borrowed.requirement} for the types that only it builds.")
+        found = repr(model_type)[:80]
+        return UnknownModelType("the model_type is not supported", found=found, hint=" ".join(hints))
+
+
+class LLMTypeRegistry(TypeRegistry):
+    """Text models; ``LLMTypeRegistry.shared`` is the one that ``load`` asks."""
+
+    table, package, group = "llm", "mlxlm.models", "mlxlm.models"
+    borrowed = fallback.Fallback("mlx_lm", "mlx-lm")
+
+    def part(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A multimodal config is read for its text half."""
+        return text_part(config)
+
+
+class VLMTypeRegistry(TypeRegistry):
+    """Vision-language models; ``VLMTypeRegistry.shared`` is the one that ``load`` asks."""
+
+    table, package, group = "vlm", "mlxlm.vlms", "mlxlm.vlms"
+    borrowed = fallback.Fallback("mlx_vlm", "mlx-vlm")
+
+
+LLMTypeRegistry.shared = LLMTypeRegistry()
+VLMTypeRegistry.shared = VLMTypeRegistry()
+
+
+def _name(model_type: Any) -> None:
+    if not isinstance(model_type, str) or not model_type:
+        raise ConfigError("a model_type must be a name", found=repr(model_type)[:60])
+
+
+def _from_creator(model_type: str, creator: Any) -> Architecture:
+    if not callable(creator):
+        raise ConfigError(f"what {model_type!r} is registered with can't build a model",
+                          found=type(creator).__name__,
+                          expected="an Architecture, or a function that takes the config.json as a dict")
+    return Architecture(dict, creator)
+
+
+def _registered_entry(model_type: str, architecture: Architecture) -> Entry:
+    return Entry(model_type, "registered", getattr(architecture.build, "__module__", None) or "")
+
+
+def _either(names: list[str]) -> str:
+    quoted = [repr(name) for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
