@@ -1,5 +1,7 @@
 """Files to a model and its processor: one path for every architecture and every kind of checkpoint."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,14 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from . import config as configs
+from . import kernels
 from .architecture import Architecture
 from .checkpoint import Checkpoint, open_checkpoint
-from .configuration import ModelConfiguration, merge_generation_config
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .configuration import ModelConfiguration
 from .errors import ConfigError, MLXLMError, UsageError
-from .kernels import install
 from .registry import LLMTypeRegistry
 from .strict import load_strictly, quantize_structure
 from .weights import Weights, apply, rename_path
@@ -62,24 +66,23 @@ def build_model(checkpoint: Checkpoint, *, model_config: dict[str, Any] | None =
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
         raise ConfigError("model_type is missing or isn't a string", where=where, found=repr(model_type))
-    entry = LLMTypeRegistry.shared.resolve(model_type)
-    if isinstance(entry, Architecture):
-        model = _native(entry, checkpoint, raw, where)
+    architecture = LLMTypeRegistry.shared.architecture(model_type)
+    if architecture.config is dict:
+        model = _foreign(architecture, checkpoint, raw, where)
     else:
-        model = _foreign(entry, checkpoint, raw, where)
-    model.model_type = model_type
+        model = _native(architecture, checkpoint, raw, where)
+        model.model_type = model_type
     if dtype is not None:
         _cast(model, dtype)
     model.eval()
-    install(model)
+    kernels.install(model)
     if not lazy:
         mx.eval(model.parameters())
     return model
 
 
 def _native(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> Any:
-    raw = _text_half(architecture, raw)
-    config = configs.read(architecture.config, configs.normalize(raw, str(where)), str(where))
+    config = LLMTypeRegistry.shared.settings(architecture, raw, str(where))
     model = _built(architecture, config, where)
     model.config = config
     weights = apply(architecture.names, checkpoint.load_weights(), config)
@@ -95,12 +98,6 @@ def _native(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, A
     return model
 
 
-def _text_half(architecture: Architecture, raw: dict[str, Any]) -> dict[str, Any]:
-    """The text half of a multimodal config, for an architecture that only reads text."""
-    fields = getattr(architecture.config, "__dataclass_fields__", {})
-    return raw if "text_config" in fields else configs.text_part(raw)
-
-
 def _built(architecture: Architecture, config: Any, where: Path) -> Any:
     """The module, or a ConfigError for settings that can't be built."""
     try:
@@ -112,9 +109,9 @@ def _built(architecture: Architecture, config: Any, where: Path) -> Any:
                           hint="Two fields contradict each other, or one is out of range.") from e
 
 
-def _foreign(create: Any, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> Any:
+def _foreign(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> Any:
     """A module of another package or of the user's: built from the dictionary, its own ``sanitize`` used."""
-    model = create(raw)
+    model = _built(architecture, raw, where)
     weights = checkpoint.load_weights()
     if hasattr(model, "sanitize"):
         weights = model.sanitize(weights)

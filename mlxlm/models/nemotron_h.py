@@ -29,7 +29,8 @@ class Config(DecoderConfig):
     num_hidden_layers: int = 1  # the pattern says
     layer_norm_epsilon: float = 1e-5
     attention_bias: bool = False
-    use_bias: bool = False  # of the Mamba projections; NVIDIA spells it mamba_proj_bias
+    use_bias: bool | None = None  # of the Mamba projections; mamba_proj_bias counts where it is missing
+    mamba_proj_bias: bool = False
     use_conv_bias: bool = True
     mlp_bias: bool = False
     mlp_hidden_act: str = "relu2"
@@ -98,7 +99,7 @@ def build(c: Config) -> Decoder:
         return Mamba2(
             c.hidden_size, c.mamba_num_heads, c.mamba_head_dim, state=c.ssm_state_size, groups=c.n_groups,
             conv=c.conv_kernel, norm=GroupedGatedNorm(inner, c.layer_norm_epsilon, c.n_groups),
-            bias=c.use_bias, conv_bias=c.use_conv_bias, act=activation(c.mamba_hidden_act),
+            bias=c.mamba_proj_bias if c.use_bias is None else c.use_bias, conv_bias=c.use_conv_bias, act=activation(c.mamba_hidden_act),
             dt_limit=(c.time_step_min, float("inf")),
         )
 

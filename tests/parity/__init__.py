@@ -1,0 +1,1 @@
+"""Every architecture's logits against an independent reference, on tiny random checkpoints."""

@@ -1,0 +1,125 @@
+"""Tiny random checkpoints made with transformers, and the logits that transformers gives for them in float32."""
+
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+torch.set_num_threads(2)
+
+BASE = dict(vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+LENGTH, BATCH = 33, 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """One variant of a type: ``config`` goes on top of BASE, ``drop`` names what the type's config can't take.
+
+    ``by_length`` marks ropes that turn otherwise as the context grows: a chunk can't equal the whole by then.
+    ``values`` sets parameters by a part of their name, for those that random numbers would make meaningless.
+    """
+
+    model_type: str
+    variant: str
+    config: dict[str, Any] = field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+    by_length: bool = False
+    mlx_lm_wrong: str = ""  # why mlx-lm can't be the reference for this variant
+    values: dict[str, tuple[float, float]] = field(default_factory=dict)  # low, high
+
+    @property
+    def name(self) -> str:
+        return f"{self.model_type}-{self.variant}"
+
+
+def build(case: Case):
+    """The reference model of a case: eager, float32, every parameter random, norms, biases and routers too."""
+    settings = {k: v for k, v in {**BASE, **case.config}.items() if k not in case.drop}
+    config = AutoConfig.for_model(case.model_type, **settings)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    randomize(model, case)
+    return model
+
+
+def randomize(model, case: Case) -> None:
+    generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
+    buffers = [(n, b) for n, b in model.named_buffers() if "correction_bias" in n]
+    ranges = {"A_log": (0.0, 2.0), "dt_bias": (-3.0, -2.0), **case.values}
+    with torch.no_grad():
+        for name, p in [*model.named_parameters(), *buffers]:
+            noise = torch.randn(p.shape, generator=generator)
+            chosen = next((r for part, r in ranges.items() if part in name), None)
+            if chosen:
+                p.copy_(chosen[0] + (chosen[1] - chosen[0]) * torch.rand(p.shape, generator=generator))
+            elif p.ndim == 1:
+                p.copy_((1.0 if "norm" in name and "bias" not in name else 0.0) + 0.3 * noise)
+            else:
+                p.copy_(noise * 1.2 / p.shape[-1] ** 0.5)
+
+
+def tokens(case: Case) -> np.ndarray:
+    """(BATCH, LENGTH) token ids, longer than every window and period of the cases."""
+    vocab = case.config.get("vocab_size", BASE["vocab_size"])
+    return np.random.RandomState(7).randint(3, vocab, (BATCH, LENGTH)).astype(np.int32)
+
+
+def logits(model, ids: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.tensor(ids, dtype=torch.long), use_cache=False).logits.float().numpy()
+
+
+def save(model, folder: Path) -> Path:
+    """As transformers writes a checkpoint: its own names on disk, ``rope_parameters`` in config.json."""
+    model.save_pretrained(folder)
+    return folder
+
+
+def save_fused(model, source: Path, folder: Path) -> Path:
+    """The names that transformers 5 has in memory: experts in one tensor, no ``.weight`` where there is no module."""
+    folder.mkdir()
+    tied = model.config.get_text_config().tie_word_embeddings
+    state = {n: t.clone().contiguous() for n, t in model.state_dict().items() if not (tied and n == "lm_head.weight")}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text((source / "config.json").read_text())
+    return folder
+
+
+def save_old_config(source: Path, folder: Path) -> Path:
+    """The same weights under a config.json as transformers 4 wrote it: ``rope_theta`` and ``rope_scaling``."""
+    folder.mkdir()
+    for file in source.glob("*.safetensors*"):
+        (folder / file.name).symlink_to(file)
+    (folder / "config.json").write_text(json.dumps(old_config(json.loads((source / "config.json").read_text()))))
+    return folder
+
+
+def old_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A config of transformers 5 in transformers 4's words."""
+    config = dict(config)
+    rope = config.pop("rope_parameters", None) or {}
+    if "full_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+    rope = dict(rope)
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if key in rope:
+            config[key] = rope.pop(key)
+    if rope.get("rope_type", "default") != "default":
+        rope["type"] = rope.pop("rope_type")
+        config["rope_scaling"] = rope
+    else:
+        config["rope_scaling"] = None
+    if config["model_type"] == "qwen3_moe":
+        config["num_experts"] = config.pop("num_local_experts")
+    config["torch_dtype"] = config.pop("dtype", "float32")
+    return config
