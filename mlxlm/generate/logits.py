@@ -52,7 +52,7 @@ def logit_biases(biases: Mapping[int, float]) -> LogitsProcessor:
 
 
 def repetition(penalty: float, context_size: int | None = 20) -> LogitsProcessor:
-    """Makes tokens of the context less likely: divides a positive logit by the penalty, multiplies a negative.
+    """Makes tokens of the context less likely: divides positive logits, multiplies negative ones.
 
     As in CTRL (arXiv 1909.05858); once for each token, however often it occurs.
     """

@@ -9,6 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from ..errors import GenerationError
 from .checks import integer, shown
@@ -77,7 +78,7 @@ class TokenIterator:
             yield from self._tokens()
         finally:
             # Another thread may go on with this cache, and could not evaluate what this one left undone.
-            mx.eval(list(_arrays(self.cache)))
+            mx.eval(_arrays(self.cache))
             mx.clear_cache()
             self._interrupt.deliver()
 
@@ -93,8 +94,7 @@ class TokenIterator:
                 "longer than the model's context", where="prompt", found=f"{len(self.prompt)} tokens{before}",
                 expected=f"at most {context} in all",
                 hint="Shorten it, pass max_kv_size to forget the oldest tokens, or try beyond_context=True.")
-        # The last token is drawn from the logits at the context's last position, and needs no position
-        # itself.
+        # The last token is drawn from the logits at the last position, and needs no position itself.
         return min(limit, room + 1)
 
     def _tokens(self) -> Iterator[tuple[int, mx.array]]:
@@ -107,7 +107,7 @@ class TokenIterator:
         while len(self.tokens) < self.limit:
             with self._interrupt:
                 ahead = self._step(token) if len(self.tokens) + 1 < self.limit else None
-                self.tokens.append(int(token.item()))
+                self.tokens.append(int(token.item()))  # type: ignore[arg-type]
             yield self.tokens[-1], logits
             self._interrupt.deliver()
             if ahead is None or self.cancelled():
@@ -126,7 +126,7 @@ class TokenIterator:
                 return False
             with self._interrupt:
                 self.model(mx.array(self.prompt[None, start:min(start + self.chunk, last)]), cache=self.cache)
-                mx.eval(list(_arrays(self.cache)))
+                mx.eval(_arrays(self.cache))
             self._interrupt.deliver()
             mx.clear_cache()
         self.progress(last, total)
@@ -139,11 +139,13 @@ class TokenIterator:
             logits = logits.astype(mx.float32)
             self.history = mx.concatenate([self.history, token.astype(mx.int32)])
             for process in self.processors:
-                logits = process(self.history, logits)
+                logits = _same_shape(process, process(self.history, logits), logits)
         # Normalizing costs a pass over the vocabulary, which the largest logit doesn't need.
         chosen = self.sampler(logits if self.sampler is greedy else log_softmax(logits))
-        mx.async_eval(chosen, logits, self.history)
-        return chosen, logits.squeeze(0)
+        _same_shape(self.sampler, chosen, token)
+        logits = logits.squeeze(0)
+        mx.async_eval(chosen, logits, self.history, _arrays(self.cache))
+        return chosen, logits
 
     def _check(self, logits: mx.array) -> None:
         if mx.isnan(logits).any().item():
@@ -154,6 +156,8 @@ class TokenIterator:
 def token_ids(prompt, vocab: int | None = None) -> np.ndarray:
     """A prompt's ids, int32 (length,). Raises GenerationError unless they are ids below ``vocab``."""
     expected = "a list or a one-dimensional array of token ids"
+    if isinstance(prompt, mx.array) and prompt.dtype == mx.bfloat16:
+        prompt = prompt.astype(mx.float32)  # numpy has no bfloat16; what it isn't, is ids
     try:
         ids = np.asarray(prompt)
     except ValueError as error:
@@ -200,20 +204,24 @@ def _config_value(model, names: Iterable[str]) -> int | None:
     return None
 
 
+def _same_shape(function, got, expected: mx.array) -> mx.array:
+    if not isinstance(got, mx.array) or got.shape != expected.shape:
+        found = f"shape {got.shape}" if isinstance(got, mx.array) else shown(got)
+        raise GenerationError("a wrong result", where=getattr(function, "__name__", type(function).__name__),
+                              found=found, expected=f"an array of shape {expected.shape}")
+    return got
+
+
 def _make_cache(model, max_kv_size: int | None):
     if max_kv_size is None:
         return model.make_cache()
     return model.make_cache(max_kv_size=integer("max_kv_size", max_kv_size, 1))
 
 
-def _arrays(tree) -> Iterator[mx.array]:
-    """All arrays that a cache holds, whatever its layers keep them in."""
-    if isinstance(tree, mx.array):
-        yield tree
-    elif isinstance(tree, dict):
-        yield from _arrays(list(tree.values()))
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from _arrays(item)
-    elif tree is not None and not isinstance(tree, (int, float, str)):
-        yield from _arrays(getattr(tree, "state", None))
+def _arrays(cache) -> list[mx.array]:
+    """All arrays that a cache holds; a plain list may hold layers of another package, empty ones among them."""
+    own = getattr(cache, "arrays", None)
+    if own is not None:
+        return own
+    filled = [layer for layer in cache if not (hasattr(layer, "empty") and layer.empty())]
+    return [leaf for _, leaf in tree_flatten([layer.state for layer in filled]) if isinstance(leaf, mx.array)]

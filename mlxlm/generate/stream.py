@@ -8,7 +8,6 @@ from typing import Any, Literal
 import mlx.core as mx
 import numpy as np
 
-from ..errors import GenerationError
 from ..text.stops import StopStrings
 from .loop import TokenIterator
 from .parameters import GenerateParameters
@@ -85,7 +84,7 @@ class Piece:
 
 
 class TextStream(Iterator[Piece]):
-    """Iterates over `Piece`s; ``prompt`` (ids), ``tokens`` (ids), ``cache`` and ``stats`` may be read any time.
+    """Iterates over `Piece`s; ``prompt``, ``tokens`` (ids), ``cache`` and ``stats`` may be read any time.
 
     After an early end too, the cache holds the first ``cache.offset - stats.cached_tokens`` of prompt and
     tokens.
@@ -156,8 +155,10 @@ class TextStream(Iterator[Piece]):
         text = "" if token is None else self._detokenizer.add_token(token)
         if last:
             text += self._detokenizer.finalize()
-        text, stopped = self._stops.feed(text)
-        return (text if stopped or not last else text + self._stops.flush()), stopped
+        text, _ = self._stops.feed(text)
+        if last:
+            text += self._stops.flush()
+        return text, self._stops.stopped
 
 
 def stream_generate(model, processor, prompt, *, configuration=None, **parameters) -> TextStream:
@@ -165,7 +166,8 @@ def stream_generate(model, processor, prompt, *, configuration=None, **parameter
 
     processor: the tokenizer (or processor) that `mlxlm.load` returned with the model.
     prompt: text, taken as it is; a list of messages (dicts), for the chat template; or token ids.
-    configuration: a `ModelConfiguration` whose EOS tokens and stop strings end the answer too.
+    configuration: a `ModelConfiguration` whose EOS tokens and stop strings end the answer, instead of the one that
+        the model was loaded with.
     parameters: see `GenerateParameters`. Raises GenerationError, at once, for what can't be done.
     """
     return TextStream(model, processor, prompt, GenerateParameters.of(parameters), configuration)
@@ -191,17 +193,14 @@ def generate(model, processor, prompt, *, verbose: bool = False, **parameters) -
 
 
 def _endings(tokenizer, configuration) -> tuple[frozenset[int], list[str]]:
-    """The ids and the strings that end an answer."""
-    eos = set(tokenizer.eos_token_ids)
+    """The ids and the strings that end an answer; an extra EOS token that is no token of this model ends it as text."""
+    configuration = configuration or getattr(tokenizer, "configuration", None)
+    ends = set(tokenizer.eos_token_ids) | {getattr(tokenizer, "unk_token_id", None)}
     if configuration is None:
-        return frozenset(eos), []
-    eos |= set(configuration.eos_token_ids)
-    for token in configuration.extra_eos_tokens:
-        found = tokenizer.convert_tokens_to_ids(token)
-        if found is None:
-            raise GenerationError("not a token of this model", where="extra_eos_tokens", found=repr(token))
-        eos.add(found)
-    return frozenset(eos), list(configuration.effective_stop_strings or ())
+        return frozenset(ends - {None}), []
+    ends |= {tokenizer.convert_tokens_to_ids(token) for token in configuration.extra_eos_tokens}
+    ends |= set(configuration.eos_token_ids)
+    return frozenset(ends - {None}), list(configuration.effective_stop_strings)
 
 
 def _likeliest(logits: mx.array, count: int) -> tuple[tuple[int, float], ...]:
