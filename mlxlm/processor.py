@@ -7,8 +7,9 @@ from .configuration import ModelConfiguration, merge_generation_config
 from .text.tokenizer import Tokenizer
 
 
-def load_processor(checkpoint: Checkpoint, configuration: ModelConfiguration,
-                   tokenizer_config: dict[str, Any] | None = None) -> tuple[Tokenizer, ModelConfiguration]:
+def load_processor(
+    checkpoint: Checkpoint, configuration: ModelConfiguration, tokenizer_config: dict[str, Any] | None = None
+) -> tuple[Tokenizer, ModelConfiguration]:
     """The checkpoint's tokenizer (or the configuration's own), and the configuration with stops merged in.
 
     Raises TokenizerError where there is none, or where it is damaged.

@@ -11,7 +11,7 @@ from .layers import Attention, Experts, GatedMLP, GroupedGate, RMSNorm, SparseMo
 
 def attention(c: DecoderConfig, **parts) -> Attention:
     """Attention with the config's heads."""
-    return Attention(c.hidden_size, c.num_attention_heads, c.num_key_value_heads or 1, c.head_dim or 1, **parts)
+    return Attention(c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, **parts)
 
 
 def gated_mlp(c: DecoderConfig, hidden: int | None = None, **parts) -> GatedMLP:
@@ -27,7 +27,7 @@ def norm(c: DecoderConfig, kind: type = RMSNorm) -> Callable:
 def rope(c: DecoderConfig, layer_type: str | None = None, *, dims: int | None = None, interleaved: bool = False):
     """The config's own rope for a kind of layer; every layer of that kind may share it, it has no weights."""
     settings = c.rope(layer_type)
-    turned = dims if dims is not None else int((c.head_dim or 0) * settings.get("partial_rotary_factor", 1.0))
+    turned = dims if dims is not None else int(c.head_dim * settings.get("partial_rotary_factor", 1.0))
     return make_rope(turned, settings, max_positions=c.max_position_embeddings, interleaved=interleaved)
 
 
@@ -36,16 +36,32 @@ def layer_types(c: DecoderConfig, default: Callable[[int], str], known: Sequence
     given = getattr(c, "layer_types", None)
     types = given if given is not None else [default(i) for i in range(c.num_hidden_layers)]
     if len(types) != c.num_hidden_layers:
-        raise ConfigError("layer_types must name every layer", where="config.json", found=f"{len(types)} entries",
-                          expected=f"{c.num_hidden_layers}")
+        raise ConfigError(
+            "layer_types must name every layer",
+            where="config.json",
+            found=f"{len(types)} entries",
+            expected=f"{c.num_hidden_layers}",
+        )
     if strange := sorted({str(t) for t in types} - set(known)):
-        raise ConfigError("layer_types has kinds that this model doesn't have", where="config.json",
-                          found=", ".join(strange), expected=f"only {', '.join(known)}")
+        raise ConfigError(
+            "layer_types has kinds that this model doesn't have",
+            where="config.json",
+            found=", ".join(strange),
+            expected=f"only {', '.join(known)}",
+        )
     return types
 
 
-def decoder(c: DecoderConfig, block: Callable, final_norm: Callable, *, embed_scale: float = 1.0,
-            finish: Callable | None = None, names: tuple[str, str] = ("embed_tokens", "norm"), body: str = "model") -> Decoder:
+def decoder(
+    c: DecoderConfig,
+    block: Callable,
+    final_norm: Callable,
+    *,
+    embed_scale: float = 1.0,
+    finish: Callable | None = None,
+    names: tuple[str, str] = ("embed_tokens", "norm"),
+    body: str = "model",
+) -> Decoder:
     """``block(i)`` for each layer i, between an embedding and a head."""
     layers = [block(i) for i in range(c.num_hidden_layers)]
     backbone = Backbone(c.vocab_size, c.hidden_size, layers, final_norm(), embed_scale=embed_scale, names=names)
@@ -55,10 +71,20 @@ def decoder(c: DecoderConfig, block: Callable, final_norm: Callable, *, embed_sc
 def grouped_moe(c) -> SparseMoE:
     """DeepSeek V3's experts from the fields that name them: a grouped gate, and shared experts as one wider MLP."""
     if c.n_group < 1 or c.n_routed_experts % c.n_group or not 0 < c.topk_group <= c.n_group:
-        raise ConfigError("n_routed_experts can't be put into n_group groups of which topk_group stay", where="config.json",
-                          found=f"{c.n_routed_experts}, {c.n_group}, {c.topk_group}")
-    gate = GroupedGate(c.hidden_size, c.n_routed_experts, c.num_experts_per_tok, groups=c.n_group,
-                       keep_groups=c.topk_group, normalise=c.norm_topk_prob, scale=c.routed_scaling_factor)
+        raise ConfigError(
+            "n_routed_experts can't be put into n_group groups of which topk_group stay",
+            where="config.json",
+            found=f"{c.n_routed_experts}, {c.n_group}, {c.topk_group}",
+        )
+    gate = GroupedGate(
+        c.hidden_size,
+        c.n_routed_experts,
+        c.num_experts_per_tok,
+        groups=c.n_group,
+        keep_groups=c.topk_group,
+        normalise=c.norm_topk_prob,
+        scale=c.routed_scaling_factor,
+    )
     experts = Experts(c.hidden_size, c.moe_intermediate_size, c.n_routed_experts, glu=gated(c.hidden_act))
     shared = gated_mlp(c, c.moe_intermediate_size * c.n_shared_experts) if c.n_shared_experts else None
     return SparseMoE(gate, experts, shared)
@@ -68,5 +94,9 @@ def only(c: DecoderConfig, **values) -> None:
     """Raise unless each field holds the one value that this model is written for."""
     for name, value in values.items():
         if getattr(c, name) != value:
-            raise ConfigError(f"{name} is not supported for {c.model_type!r}", where="config.json",
-                              found=repr(getattr(c, name)), expected=repr(value))
+            raise ConfigError(
+                f"{name} is not supported for {c.model_type!r}",
+                where="config.json",
+                found=repr(getattr(c, name)),
+                expected=repr(value),
+            )

@@ -35,7 +35,9 @@ def quantize_structure(model: nn.Module, weights: dict[str, mx.array], settings:
     try:
         nn.quantize(model, class_predicate=predicate)
     except (ValueError, TypeError) as e:
-        raise ConfigError(f"quantization has settings that MLX can't take ({_first_line(e)})", where=where, found=default) from e
+        raise ConfigError(
+            f"quantization has settings that MLX can't take ({_first_line(e)})", where=where, found=default
+        ) from e
 
 
 def load_strictly(model: nn.Module, weights: dict[str, mx.array], where: object, hint: str | None = None) -> None:
@@ -46,12 +48,15 @@ def load_strictly(model: nn.Module, weights: dict[str, mx.array], where: object,
         "unexpected": [f"{n} {tuple(weights[n].shape)}" for n in weights.keys() - wanted.keys()],
         "misshapen": [
             f"{n} {tuple(weights[n].shape)}, expected {tuple(wanted[n].shape)}"
-            for n in wanted.keys() & weights.keys() if weights[n].shape != wanted[n].shape
+            for n in wanted.keys() & weights.keys()
+            if weights[n].shape != wanted[n].shape
         ],
     }
     if any(problems.values()):
         lines = [line for kind, names in problems.items() if names for line in _listed(kind, names)]
-        raise WeightError("the weights don't fit the model that config.json describes:\n" + "\n".join(lines), where=where, hint=hint)
+        raise WeightError(
+            "the weights don't fit the model that config.json describes:\n" + "\n".join(lines), where=where, hint=hint
+        )
     model.load_weights(list(weights.items()), strict=True)
 
 

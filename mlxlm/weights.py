@@ -63,9 +63,7 @@ class Suffix:
 
     def __call__(self, weights: Weights, config: Any) -> Weights:
         end = f".{self.old}"
-        return {
-            (n[: -len(end)] + f".{self.new}" if n.endswith(end) else n): w for n, w in weights.items()
-        }
+        return {(n[: -len(end)] + f".{self.new}" if n.endswith(end) else n): w for n, w in weights.items()}
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,10 @@ class Lift:
     """
 
     prefix: str
+
+    def path(self, name: str) -> str:
+        """``name`` without the prefix."""
+        return name.removeprefix(f"{self.prefix}.")
 
     def __call__(self, weights: Weights, config: Any) -> Weights:
         start = f"{self.prefix}."
@@ -118,8 +120,12 @@ class Stack:
     @staticmethod
     def _stacked(name: str, experts: dict[int, mx.array]) -> mx.array:
         if missing := sorted(set(range(max(experts) + 1)) - set(experts)) if max(experts) < 1 << 16 else [0]:
-            raise WeightError("experts are missing from the checkpoint", where=name, found=f"none for {missing[:20]}",
-                              hint="The download may be incomplete: pull the model again.")
+            raise WeightError(
+                "experts are missing from the checkpoint",
+                where=name,
+                found=f"none for {missing[:20]}",
+                hint="The download may be incomplete: pull the model again.",
+            )
         if len(shapes := {tuple(w.shape) for w in experts.values()}) > 1:
             raise WeightError("experts differ in shape", where=name, found=sorted(shapes)[:4])
         return mx.stack([experts[i] for i in range(len(experts))])
@@ -153,12 +159,16 @@ class Split:
         rows, n = w.shape[axis], len(self.into)
         sizes = self.sizes(config) if self.sizes else [rows // n] * n
         if sum(sizes) != rows:
-            raise WeightError("a fused tensor doesn't hold the rows that the config asks for", where=name,
-                              found=tuple(w.shape), expected=f"{sum(sizes)} rows ({' + '.join(map(str, sizes))})")
+            raise WeightError(
+                "a fused tensor doesn't hold the rows that the config asks for",
+                where=name,
+                found=tuple(w.shape),
+                expected=f"{sum(sizes)} rows ({' + '.join(map(str, sizes))})",
+            )
         if self.interleaved:
             return [mx.take(w, mx.arange(i, rows, n), axis=axis) for i in range(n)]
         cuts = [sum(sizes[: i + 1]) for i in range(n - 1)]
-        return mx.split(w, cuts, axis=axis)
+        return list(mx.split(w, cuts, axis=axis))
 
 
 @dataclass(frozen=True)
@@ -204,7 +214,7 @@ def apply(rules: Iterable[Rule], weights: Weights, config: Any) -> Weights:
 def rename_path(rules: Iterable[Rule], path: str) -> str:
     """A module path (a per-layer quantization key) after the renaming rules."""
     for rule in rules:
-        if isinstance(rule, Rename):
+        if isinstance(rule, Rename | Lift):
             path = rule.path(path)
     return path
 

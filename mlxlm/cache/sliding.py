@@ -43,8 +43,7 @@ class SlidingCache:
         if self.stored > self.keep + recent:
             first = self.stored - recent
             self.keys, self.values = (
-                mx.concatenate([b[..., : self.keep, :], b[..., first : self.stored, :]], axis=2)
-                for b in (self.keys, self.values)  # type: ignore[union-attr]
+                mx.concatenate([b[..., : self.keep, :], b[..., first : self.stored, :]], axis=2) for b in self.state
             )
             self.stored = self.keep + recent
         capacity = -(-(self.stored + length) // STEP) * STEP

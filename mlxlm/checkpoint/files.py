@@ -13,14 +13,18 @@ def read_json(path: Path, *, required: bool = False, hint: str | None = None) ->
     """The file's content, or None where it is missing and not required."""
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise ConfigError("the file is too large to be what its name says", where=path, found=f"{path.stat().st_size} bytes")
+            raise ConfigError(
+                "the file is too large to be what its name says", where=path, found=f"{path.stat().st_size} bytes"
+            )
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as e:
         if required:
             raise SourceError("the file is missing", where=path, hint=hint) from e
         return None
     except UnicodeDecodeError as e:
-        raise ConfigError("the file isn't text in UTF-8", where=path, hint="The download may be damaged: pull it again.") from e
+        raise ConfigError(
+            "the file isn't text in UTF-8", where=path, hint="The download may be damaged: pull it again."
+        ) from e
     except OSError as e:
         raise SourceError(f"the file can't be read ({e.strerror})", where=path) from e
     try:

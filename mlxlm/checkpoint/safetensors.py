@@ -12,8 +12,24 @@ from ..errors import SourceError, WeightError
 from .files import read_object
 
 MOST_HEADER = 100_000_000  # the format's own limit, in bytes
-BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
-        "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64}
+BITS = {
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "U16": 16,
+    "I16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "U32": 32,
+    "I32": 32,
+    "F32": 32,
+    "U64": 64,
+    "I64": 64,
+    "F64": 64,
+}
 PULL_AGAIN = "The file is damaged or the download incomplete: pull the model again."
 
 
@@ -67,7 +83,8 @@ class Folder:
             weights.update(loaded)  # type: ignore[arg-type]
         return weights
 
-    def tokenizer_parts(self) -> None:
+    def tokenizer_parts(self) -> Any:
+        """None: the tokenizer lies beside the weights, in files of its own."""
         return None
 
 
@@ -92,14 +109,25 @@ def select(path: Path, all_files: bool = False) -> tuple[list[Path], list[str]]:
         if files := sorted(p for p in path.glob(pattern) if p.is_file()):
             return files, missing
     if missing:
-        raise SourceError("files that the index names are missing", where=path / "model.safetensors.index.json",
-                          found=", ".join(missing[:5]), hint="The download is incomplete: pull the model again.")
+        raise SourceError(
+            "files that the index names are missing",
+            where=path / "model.safetensors.index.json",
+            found=", ".join(missing[:5]),
+            hint="The download is incomplete: pull the model again.",
+        )
     pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in path.glob(pattern)]
     if pickles:
-        raise SourceError("the weights are PyTorch pickles, which can run code when opened, so they aren't read",
-                          where=path / pickles[0], hint="Use a revision with .safetensors files, or save it again with transformers.")
-    raise SourceError("there are no weights here", where=path, expected="*.safetensors",
-                      hint="The download may be incomplete: pull the model again.")
+        raise SourceError(
+            "the weights are PyTorch pickles, which can run code when opened, so they aren't read",
+            where=path / pickles[0],
+            hint="Use a revision with .safetensors files, or save it again with transformers.",
+        )
+    raise SourceError(
+        "there are no weights here",
+        where=path,
+        expected="*.safetensors",
+        hint="The download may be incomplete: pull the model again.",
+    )
 
 
 def _index(path: Path) -> set[str]:
@@ -116,7 +144,12 @@ def _index(path: Path) -> set[str]:
         parts = Path(name).parts
         # A hub cache links each file to a blob elsewhere; the name itself is what may not lead out.
         if not name or "\0" in name or Path(name).is_absolute() or ".." in parts:
-            raise WeightError("the index names a file outside the model's folder", where=file, found=repr(name), expected=f"a file in {root}")
+            raise WeightError(
+                "the index names a file outside the model's folder",
+                where=file,
+                found=repr(name),
+                expected=f"a file in {root}",
+            )
     return set(names.values())
 
 
@@ -128,8 +161,12 @@ def read_header(file: Path) -> dict[str, Any]:
             raw = f.read(8)
             length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else -1
             if not 0 <= length <= min(MOST_HEADER, size - 8):
-                raise WeightError("the header's length can't be right", where=file, found=f"{length} bytes in a file of {size}",
-                                  hint=PULL_AGAIN)
+                raise WeightError(
+                    "the header's length can't be right",
+                    where=file,
+                    found=f"{length} bytes in a file of {size}",
+                    hint=PULL_AGAIN,
+                )
             text = f.read(length)
     except OSError as e:
         raise SourceError(f"the file can't be read ({e.strerror})", where=file) from e
@@ -154,14 +191,25 @@ def _check_entry(file: Path, name: str, entry: Any, room: int) -> None:
     if dtype not in BITS:
         raise WeightError("a dtype that isn't known", where=where, found=repr(dtype), expected=", ".join(BITS))
     if not (_whole(shape) and _whole(offsets) and len(offsets) == 2):  # type: ignore[arg-type]
-        raise WeightError("shape and data_offsets must be lists of whole numbers", where=where, found=f"{shape}, {offsets}")
+        raise WeightError(
+            "shape and data_offsets must be lists of whole numbers", where=where, found=f"{shape}, {offsets}"
+        )
     start, end = offsets  # type: ignore[misc]
     if not start <= end <= room:
-        raise WeightError("the tensor lies beyond the file's end", where=where, found=f"bytes {start} to {end} of {room}", hint=PULL_AGAIN)
+        raise WeightError(
+            "the tensor lies beyond the file's end",
+            where=where,
+            found=f"bytes {start} to {end} of {room}",
+            hint=PULL_AGAIN,
+        )
     expected = math.prod(shape) * BITS[dtype] // 8  # type: ignore[arg-type]
     if expected != end - start:
-        raise WeightError("shape and dtype don't fit the bytes", where=where, found=f"{end - start} bytes",
-                          expected=f"{expected} for {dtype} {shape}")
+        raise WeightError(
+            "shape and dtype don't fit the bytes",
+            where=where,
+            found=f"{end - start} bytes",
+            expected=f"{expected} for {dtype} {shape}",
+        )
 
 
 def _whole(values: Any) -> bool:

@@ -46,15 +46,29 @@ class Attention(nn.Module):
     ``q_norm``/``k_norm`` are norms over (B, L, heads, head_dim) or None, ``attend`` does the scoring.
     """
 
-    def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, *, rope=None,
-                 q_norm=None, k_norm=None, window: int | None = None, scale: float | None = None,
-                 bias: bool = False, out_bias: bool | None = None, sinks: bool = False, attend: Callable = attend):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        *,
+        rope=None,
+        q_norm=None,
+        k_norm=None,
+        window: int | None = None,
+        scale: float | None = None,
+        bias: bool = False,
+        out_bias: bool | None = None,
+        sinks: bool = False,
+        attend: Callable = attend,
+    ):
         super().__init__()
         self.q_proj = nn.Linear(dim, heads * head_dim, bias=bias)
         self.k_proj = nn.Linear(dim, kv_heads * head_dim, bias=bias)
         self.v_proj = nn.Linear(dim, kv_heads * head_dim, bias=bias)
         self.o_proj = nn.Linear(heads * head_dim, dim, bias=bias if out_bias is None else out_bias)
-        if q_norm is not None:
+        if q_norm is not None and k_norm is not None:
             self.q_norm, self.k_norm = q_norm, k_norm
         if sinks:
             self.sinks = mx.zeros((heads,))

@@ -7,20 +7,26 @@ import mlx.nn as nn
 
 
 class PreNorm(nn.Module):
-    """x + mix(norm(x)), then x + mlp(norm(x)): the usual shape."""
+    """x + mix(norm(x)), then x + mlp(norm(x)): the usual shape.
 
-    def __init__(self, mixer, mlp, norm, *, residual: float = 1.0):
+    ``names`` are the checkpoint's for the mixer, the MLP and the norm before either.
+    """
+
+    NAMES = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
+
+    def __init__(self, mixer, mlp, norm, *, residual: float = 1.0, names: tuple[str, str, str, str] = NAMES):
         super().__init__()
-        self.self_attn, self.mlp = mixer, mlp
-        self.input_layernorm, self.post_attention_layernorm = norm(), norm()
-        self._residual = residual
+        self._names, self._residual = names, residual
+        for name, part in zip(names, (mixer, mlp, norm(), norm()), strict=True):
+            self[name] = part
 
     def make_cache(self):
-        return self.self_attn.make_cache()
+        return self[self._names[0]].make_cache()
 
     def __call__(self, x, cache, step):
-        x = x + self._scaled(self.self_attn(self.input_layernorm(x), cache, step))
-        return x + self._scaled(self.mlp(self.post_attention_layernorm(x)))
+        mixer, mlp, before, between = (self[name] for name in self._names)
+        x = x + self._scaled(mixer(before(x), cache, step))
+        return x + self._scaled(mlp(between(x)))
 
     def _scaled(self, x):
         return x if self._residual == 1.0 else x * self._residual

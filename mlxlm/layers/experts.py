@@ -26,8 +26,9 @@ class SwitchLinear(nn.Module):
         y = ops.gather_mm(x, self.weight.swapaxes(-1, -2), rhs_indices=picks, sorted_indices=sorted_picks)
         return y + mx.expand_dims(self.bias[picks], -2) if "bias" in self else y
 
-    def to_quantized(self, group_size: int | None = None, bits: int | None = None, mode: str = "affine",
-                     quantize_input: bool = False) -> "QuantizedSwitchLinear":
+    def to_quantized(
+        self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
+    ) -> "QuantizedSwitchLinear":
         """The same layer, its weight quantized along the input axis."""
         return QuantizedSwitchLinear(self, group_size, bits, mode)
 
@@ -46,8 +47,18 @@ class QuantizedSwitchLinear(nn.Module):
         self.freeze()
 
     def __call__(self, x: mx.array, picks: mx.array, sorted_picks: bool = False) -> mx.array:
-        y = ops.gather_qmm(x, self.weight, self.scales, self.get("biases"), rhs_indices=picks, transpose=True,
-                           group_size=self.group_size, bits=self.bits, mode=self.mode, sorted_indices=sorted_picks)
+        y = ops.gather_qmm(
+            x,
+            self.weight,
+            self.scales,
+            self.get("biases"),
+            rhs_indices=picks,
+            transpose=True,
+            group_size=self.group_size,
+            bits=self.bits,
+            mode=self.mode,
+            sorted_indices=sorted_picks,
+        )
         return y + mx.expand_dims(self.bias[picks], -2) if "bias" in self else y
 
 

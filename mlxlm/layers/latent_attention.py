@@ -23,8 +23,9 @@ class MultiLinear(nn.Module):
         """x (B, heads, L, in) to (B, heads, L, out), or back from out to in without ``transpose``."""
         return x @ (self.weight.swapaxes(-1, -2) if transpose else self.weight)
 
-    def to_quantized(self, group_size: int | None = None, bits: int | None = None, mode: str = "affine",
-                     quantize_input: bool = False) -> "QuantizedMultiLinear":
+    def to_quantized(
+        self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
+    ) -> "QuantizedMultiLinear":
         """The same layer, its weight quantized along the last axis."""
         return QuantizedMultiLinear(self, group_size, bits, mode)
 
@@ -41,15 +42,36 @@ class QuantizedMultiLinear(nn.Module):
         self.freeze()
 
     def __call__(self, x: mx.array, transpose: bool = True) -> mx.array:
-        return ops.quantized_matmul(x, self.weight, self.scales, self.get("biases"), transpose=transpose,
-                                    group_size=self.group_size, bits=self.bits, mode=self.mode)
+        return ops.quantized_matmul(
+            x,
+            self.weight,
+            self.scales,
+            self.get("biases"),
+            transpose=transpose,
+            group_size=self.group_size,
+            bits=self.bits,
+            mode=self.mode,
+        )
 
 
 class LatentAttention(nn.Module):
     """Attends in the latent space when decoding, in the head space when prefilling: the same numbers either way."""
 
-    def __init__(self, dim: int, heads: int, *, q_rank: int | None, kv_rank: int, nope_dim: int,
-                 rope_dim: int, v_dim: int, rope, scale: float, bias: bool = False, eps: float = 1e-6):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        q_rank: int | None,
+        kv_rank: int,
+        nope_dim: int,
+        rope_dim: int,
+        v_dim: int,
+        rope,
+        scale: float,
+        bias: bool = False,
+        eps: float = 1e-6,
+    ):
         super().__init__()
         head_dim = nope_dim + rope_dim
         if q_rank is None:
@@ -102,8 +124,12 @@ def absorb_kv(weights: dict[str, mx.array], config) -> dict[str, mx.array]:
             out[name] = w
             continue
         if kind != "weight" or w.shape != (heads * (nope + config.v_head_dim), rank):
-            raise WeightError("kv_b_proj can't be split into heads", where=name, found=tuple(w.shape),
-                              expected=(heads * (nope + config.v_head_dim), rank))
+            raise WeightError(
+                "kv_b_proj can't be split into heads",
+                where=name,
+                found=tuple(w.shape),
+                expected=(heads * (nope + config.v_head_dim), rank),
+            )
         k, v = mx.split(w.reshape(heads, -1, rank), [nope], axis=1)
         out[f"{head}.embed_q.weight"] = k.swapaxes(1, 2)
         out[f"{head}.unembed_out.weight"] = v

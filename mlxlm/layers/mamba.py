@@ -29,7 +29,7 @@ class GroupedGatedNorm(nn.Module):
 
 
 def causal_conv(conv: nn.Conv1d, x: mx.array, cache: RecurrentCache, slot: int, valid: mx.array | None) -> mx.array:
-    """A depthwise causal convolution over (B, L, channels); the cache keeps the last inputs. Padding counts as zeros."""
+    """A depthwise causal convolution over (B, L, channels); the cache keeps the last inputs; padding counts as zeros."""
     if valid is not None:
         x = mx.where(valid[..., None], x, mx.array(0, x.dtype))
     keep = conv.weight.shape[1] - 1
@@ -83,8 +83,21 @@ def _scan_chunk(x, dt, a, b, c, state):
 class Mamba2(nn.Module):
     """in_proj, causal conv, selective scan, gated norm, out_proj."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int, *, state: int, groups: int, conv: int, norm=None,
-                 bias: bool = False, conv_bias: bool = True, act=nn.silu, dt_limit: tuple[float, float] = (0.0, float("inf"))):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        *,
+        state: int,
+        groups: int,
+        conv: int,
+        norm=None,
+        bias: bool = False,
+        conv_bias: bool = True,
+        act=nn.silu,
+        dt_limit: tuple[float, float] = (0.0, float("inf")),
+    ):
         super().__init__()
         inner = heads * head_dim
         channels = inner + 2 * groups * state
@@ -111,8 +124,9 @@ class Mamba2(nn.Module):
         if valid is not None:
             dt = mx.where(valid[..., None], dt, 0.0)  # no step in time: padding leaves the state as it is
         xs = parts(xs, self.heads)
-        y, cache[1] = scan(xs, dt, -mx.exp(self.A_log.astype(mx.float32)), parts(b, self.groups),
-                           parts(c, self.groups), cache[1])
+        y, cache[1] = scan(
+            xs, dt, -mx.exp(self.A_log.astype(mx.float32)), parts(b, self.groups), parts(c, self.groups), cache[1]
+        )
         cache.advance(x.shape[1])
         y = (y + self.D.astype(mx.float32)[:, None] * xs.astype(mx.float32)).flatten(-2).astype(x.dtype)
         return self.out_proj(self.norm(y, gate) if "norm" in self else swiglu(gate, y))

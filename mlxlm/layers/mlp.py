@@ -31,8 +31,12 @@ ACTIVATIONS: dict[str, Act] = {
 def activation(name: str) -> Act:
     """The function that ``hidden_act`` names. Raises ConfigError for one that isn't known."""
     if name not in ACTIVATIONS:
-        raise ConfigError("this activation is not known", where="config.json", found=repr(name),
-                          expected=f"one of {', '.join(sorted(ACTIVATIONS))}")
+        raise ConfigError(
+            "this activation is not known",
+            where="config.json",
+            found=repr(name),
+            expected=f"one of {', '.join(sorted(ACTIVATIONS))}",
+        )
     return ACTIVATIONS[name]
 
 

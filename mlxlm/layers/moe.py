@@ -26,8 +26,17 @@ class GroupedGate(nn.Module):
     A group is worth its two best experts; ``keep_groups`` of ``groups`` stay in the race.
     """
 
-    def __init__(self, dim: int, experts: int, k: int, *, groups: int = 1, keep_groups: int = 1,
-                 normalise: bool = True, scale: float = 1.0):
+    def __init__(
+        self,
+        dim: int,
+        experts: int,
+        k: int,
+        *,
+        groups: int = 1,
+        keep_groups: int = 1,
+        normalise: bool = True,
+        scale: float = 1.0,
+    ):
         super().__init__()
         self.weight = mx.zeros((experts, dim))
         self.e_score_correction_bias = mx.zeros((experts,))
@@ -63,8 +72,15 @@ class SparseMoE(nn.Module):
     ``names`` are the checkpoint's for the gate and the experts.
     """
 
-    def __init__(self, gate, experts, shared=None, *, route: Callable | None = None,
-                 names: tuple[str, str] = ("gate", "switch_mlp")):
+    def __init__(
+        self,
+        gate,
+        experts,
+        shared=None,
+        *,
+        route: Callable | None = None,
+        names: tuple[str, str] = ("gate", "switch_mlp"),
+    ):
         super().__init__()
         self._names, self._route = names, route
         self[names[0]], self[names[1]] = gate, experts

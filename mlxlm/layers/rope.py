@@ -108,8 +108,11 @@ def _longrope(p: Plan, end: int) -> tuple[np.ndarray, float]:
     key = "long_factor" if end > p.original else "short_factor"
     factors = p.settings.get(key)
     if not isinstance(factors, list) or len(factors) != p.dims // 2:
-        raise ConfigError(f"rope_parameters.{key} must be a list of {p.dims // 2} numbers", where="config.json",
-                          found=f"{len(factors)} values" if isinstance(factors, list) else repr(factors))
+        raise ConfigError(
+            f"rope_parameters.{key} must be a list of {p.dims // 2} numbers",
+            where="config.json",
+            found=f"{len(factors)} values" if isinstance(factors, list) else repr(factors),
+        )
     factor = p.settings.get("factor") or p.max_positions / p.original
     gain = p.settings.get("attention_factor")
     if gain is None:
@@ -117,8 +120,15 @@ def _longrope(p: Plan, end: int) -> tuple[np.ndarray, float]:
     return p.inverse() / np.array(factors, np.float32), float(gain)
 
 
-KINDS: dict[str, Kind] = {"default": _default, "linear": _linear, "dynamic": _dynamic, "llama3": _llama3,
-                          "yarn": _yarn, "deepseek_yarn": _yarn, "longrope": _longrope}
+KINDS: dict[str, Kind] = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "deepseek_yarn": _yarn,
+    "longrope": _longrope,
+}
 _BY_LENGTH = {"dynamic", "longrope"}  # kinds whose frequencies depend on how long the context has become
 
 
@@ -137,9 +147,20 @@ class RoPE:
         periods, gain = self._frequencies(step.end)
         if gain != 1.0:
             turned = x[..., : self._plan.dims] * mx.array(gain, x.dtype)
-            x = turned if x.shape[-1] == self._plan.dims else mx.concatenate([turned, x[..., self._plan.dims :]], axis=-1)
-        return ops.rope(x, self._plan.dims, traditional=self._interleaved, base=None, scale=1.0,
-                        offset=step.positions, freqs=periods)
+            x = (
+                turned
+                if x.shape[-1] == self._plan.dims
+                else mx.concatenate([turned, x[..., self._plan.dims :]], axis=-1)
+            )
+        return ops.rope(
+            x,
+            self._plan.dims,
+            traditional=self._interleaved,
+            base=self._plan.base,
+            scale=1.0,
+            offset=step.positions,
+            freqs=periods,
+        )
 
     def _frequencies(self, end: int) -> tuple[mx.array, float]:
         if self._kind not in _BY_LENGTH:
@@ -163,13 +184,20 @@ def make_rope(dims: int, settings: dict, *, max_positions: int, interleaved: boo
     """
     kind = settings.get("rope_type") or "default"
     if kind not in KINDS:
-        raise ConfigError("this rope_type is not known", where="config.json", found=repr(kind),
-                          expected=f"one of {', '.join(sorted(KINDS))}")
+        raise ConfigError(
+            "this rope_type is not known",
+            where="config.json",
+            found=repr(kind),
+            expected=f"one of {', '.join(sorted(KINDS))}",
+        )
     plan = Plan(dims, 10_000.0, settings, max_positions)
     plan = Plan(dims, plan.number("rope_theta", 10_000.0), settings, max_positions)
     if dims <= 0 or dims % 2 or plan.base <= 0:
-        raise ConfigError("rope turns an even number of dims at a base above 0", where="config.json",
-                          found=f"{dims} dims, rope_theta {plan.base}")
+        raise ConfigError(
+            "rope turns an even number of dims at a base above 0",
+            where="config.json",
+            found=f"{dims} dims, rope_theta {plan.base}",
+        )
     rope = RoPE(plan, kind, interleaved)
     rope._frequencies(1)  # bad settings are told at load, not at the first token
     return rope

@@ -12,7 +12,7 @@ from ..layers import Sandwich, UnitOffsetRMSNorm, attend, gated, softcap, softca
 
 @dataclass(kw_only=True)
 class Config(DecoderConfig):
-    head_dim: int | None = 256
+    head_dim: int = 256
     query_pre_attn_scalar: float = 256
     attn_logit_softcapping: float | None = 50.0
     final_logit_softcapping: float | None = 30.0
@@ -25,8 +25,9 @@ class Config(DecoderConfig):
 
 def build(c: Config) -> Decoder:
     norm, rope = recipe.norm(c, UnitOffsetRMSNorm), recipe.rope(c)
-    kinds = recipe.layer_types(c, lambda i: "full_attention" if i % 2 else "sliding_attention",
-                               ("full_attention", "sliding_attention"))
+    kinds = recipe.layer_types(
+        c, lambda i: "full_attention" if i % 2 else "sliding_attention", ("full_attention", "sliding_attention")
+    )
     # hidden_act stands in configs too, and the model never read it.
     glu = gated(c.hidden_activation or "gelu_pytorch_tanh")
 

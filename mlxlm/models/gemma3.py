@@ -18,8 +18,8 @@ class Config(DecoderConfig):
     num_hidden_layers: int = 26
     intermediate_size: int = 9216
     num_attention_heads: int = 8
-    num_key_value_heads: int | None = 4
-    head_dim: int | None = 256
+    num_key_value_heads: int = 4
+    head_dim: int = 256
     vocab_size: int = 262_208
     max_position_embeddings: int = 131_072
     query_pre_attn_scalar: float = 256
@@ -46,8 +46,11 @@ def build(c: Config) -> Decoder:
     norm = recipe.norm(c, UnitOffsetRMSNorm)
     head_norm = partial(UnitOffsetRMSNorm, c.head_dim, c.rms_norm_eps)
     every = c.sliding_window_pattern
-    kinds = recipe.layer_types(c, lambda i: "sliding_attention" if (i + 1) % every else "full_attention",
-                               ("full_attention", "sliding_attention"))
+    kinds = recipe.layer_types(
+        c,
+        lambda i: "sliding_attention" if (i + 1) % every else "full_attention",
+        ("full_attention", "sliding_attention"),
+    )
     ropes = {kind: recipe.rope(c, kind) for kind in ("full_attention", "sliding_attention")}
     glu = gated(c.hidden_activation or "gelu_pytorch_tanh")
 
@@ -68,8 +71,15 @@ def build(c: Config) -> Decoder:
     return recipe.decoder(c, block, norm, embed_scale=c.hidden_size**0.5, finish=finish)
 
 
-ARCHITECTURE = Architecture(Config, build, (
-    Rename("^model.language_model", "language_model.model"),
-    Lift("language_model"),
-    Drop("^vision_tower"), Drop("^multi_modal_projector"), Drop("^model.vision_tower"), Drop("^model.multi_modal_projector"),
-))
+ARCHITECTURE = Architecture(
+    Config,
+    build,
+    (
+        Rename("^model.language_model", "language_model.model"),
+        Lift("language_model"),
+        Drop("^vision_tower"),
+        Drop("^multi_modal_projector"),
+        Drop("^model.vision_tower"),
+        Drop("^model.multi_modal_projector"),
+    ),
+)

@@ -18,7 +18,7 @@ from ..weights import Each, Split, Suffix, swap_last
 class Config(DecoderConfig):
     num_local_experts: int
     num_experts_per_tok: int = 4
-    head_dim: int | None = 64
+    head_dim: int = 64
     layer_types: list[str] | None = None
     sliding_window: int | None = 128
     attention_bias: bool = True
@@ -37,12 +37,18 @@ def clamped_swiglu(gate: mx.array, up: mx.array, *, limit: float, alpha: float) 
 def build(c: Config) -> Decoder:
     norm, rope = recipe.norm(c), recipe.rope(c)
     glu = partial(clamped_swiglu, limit=c.swiglu_limit, alpha=c.swiglu_alpha)
-    kinds = recipe.layer_types(c, lambda i: "full_attention" if i % 2 else "sliding_attention",
-                               ("full_attention", "sliding_attention"))
+    kinds = recipe.layer_types(
+        c, lambda i: "full_attention" if i % 2 else "sliding_attention", ("full_attention", "sliding_attention")
+    )
 
     def block(i: int) -> PreNorm:
-        attention = recipe.attention(c, rope=rope, window=c.sliding_window if kinds[i] == "sliding_attention" else None,
-                                     bias=c.attention_bias, sinks=True)
+        attention = recipe.attention(
+            c,
+            rope=rope,
+            window=c.sliding_window if kinds[i] == "sliding_attention" else None,
+            bias=c.attention_bias,
+            sinks=True,
+        )
         moe = SparseMoE(
             nn.Linear(c.hidden_size, c.num_local_experts, bias=True),
             Experts(c.hidden_size, c.intermediate_size, c.num_local_experts, glu=glu, bias=True),
@@ -57,18 +63,25 @@ def build(c: Config) -> Decoder:
 def unpack_blocks(weights: dict[str, mx.array], config) -> dict[str, mx.array]:
     """A rule: MXFP4 as OpenAI ships it, blocks (experts, out, groups, 16) of bytes, to MLX's packed words."""
     return {
-        (n.removesuffix("_blocks") + ".weight" if n.endswith("_proj_blocks") else n.replace("_proj_scales", "_proj.scales")):
-        (w.view(mx.uint32).flatten(-2) if n.endswith("_proj_blocks") else w)
+        (
+            n.removesuffix("_blocks") + ".weight"
+            if n.endswith("_proj_blocks")
+            else n.replace("_proj_scales", "_proj.scales")
+        ): (w.view(mx.uint32).flatten(-2) if n.endswith("_proj_blocks") else w)
         for n, w in weights.items()
     }
 
 
-ARCHITECTURE = Architecture(Config, build, (
-    unpack_blocks,
-    *(Suffix(f"experts.{p}_bias", f"experts.{p}.bias") for p in ("gate_up_proj", "down_proj")),
-    *(Suffix(f"experts.{p}", f"experts.{p}.dense") for p in ("gate_up_proj", "down_proj")),
-    Each("experts.gate_up_proj.dense", swap_last),  # stored (experts, in, out)
-    Each("experts.down_proj.dense", swap_last),
-    *(Suffix(f"experts.{p}.dense", f"experts.{p}.weight") for p in ("gate_up_proj", "down_proj")),
-    Split("gate_up_proj", ("gate_proj", "up_proj"), interleaved=True),
-))
+ARCHITECTURE = Architecture(
+    Config,
+    build,
+    (
+        unpack_blocks,
+        *(Suffix(f"experts.{p}_bias", f"experts.{p}.bias") for p in ("gate_up_proj", "down_proj")),
+        *(Suffix(f"experts.{p}", f"experts.{p}.dense") for p in ("gate_up_proj", "down_proj")),
+        Each("experts.gate_up_proj.dense", swap_last),  # stored (experts, in, out)
+        Each("experts.down_proj.dense", swap_last),
+        *(Suffix(f"experts.{p}.dense", f"experts.{p}.weight") for p in ("gate_up_proj", "down_proj")),
+        Split("gate_up_proj", ("gate_proj", "up_proj"), interleaved=True),
+    ),
+)

@@ -33,8 +33,8 @@ def build(c: Config, *, qkv_bias: bool = False, head_norm: Callable | None = Non
             c,
             rope=rope,
             window=window[i],
-            q_norm=head_norm and head_norm(c.head_dim, c.rms_norm_eps),
-            k_norm=head_norm and head_norm(c.head_dim, c.rms_norm_eps),
+            q_norm=head_norm(c.head_dim, c.rms_norm_eps) if head_norm else None,
+            k_norm=head_norm(c.head_dim, c.rms_norm_eps) if head_norm else None,
             bias=c.attention_bias or qkv_bias,
             out_bias=c.attention_bias,
         )

@@ -1,4 +1,4 @@
-"""Nemotron-H: one mixer a layer, spelled by a pattern. M is Mamba 2, * attention without positions, - an MLP, E experts."""
+"""Nemotron-H: one mixer a layer, spelled by a pattern: M Mamba 2, * attention without positions, - MLP, E experts."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Config(DecoderConfig):
     ssm_state_size: int
     conv_kernel: int
     n_groups: int
-    hybrid_override_pattern: str | list[str] | None = None
+    hybrid_override_pattern: str | list[str] = ""
     layers_block_type: list[str] | None = None
     layer_types: list[str] | None = None
     num_hidden_layers: int = 1  # the pattern says
@@ -52,11 +52,14 @@ class Config(DecoderConfig):
     def __post_init__(self):
         kinds = self.layers_block_type or self.layer_types
         pattern = self.hybrid_override_pattern
-        if pattern is None and kinds is not None:
+        if not pattern and kinds:
             pattern = [LETTERS.get(kind, kind) for kind in kinds]
         if not pattern:
-            raise ConfigError("nothing says which layers the model has", where="config.json",
-                              expected="hybrid_override_pattern or layers_block_type")
+            raise ConfigError(
+                "nothing says which layers the model has",
+                where="config.json",
+                expected="hybrid_override_pattern or layers_block_type",
+            )
         self.hybrid_override_pattern = list(pattern)
         self.num_hidden_layers = len(pattern)
         super().__post_init__()
@@ -68,7 +71,10 @@ class LatentMoE(nn.Module):
     def __init__(self, moe: SparseMoE, dim: int, latent: int, bias: bool):
         super().__init__()
         self.gate, self.switch_mlp, self.shared_experts = moe.gate, moe.switch_mlp, moe.shared_experts
-        self.fc1_latent_proj, self.fc2_latent_proj = nn.Linear(dim, latent, bias=bias), nn.Linear(latent, dim, bias=bias)
+        self.fc1_latent_proj, self.fc2_latent_proj = (
+            nn.Linear(dim, latent, bias=bias),
+            nn.Linear(latent, dim, bias=bias),
+        )
 
     def __call__(self, x):
         picks, weights = self.gate(x)
@@ -97,9 +103,16 @@ def build(c: Config) -> Decoder:
     def mamba():
         inner = c.mamba_num_heads * c.mamba_head_dim
         return Mamba2(
-            c.hidden_size, c.mamba_num_heads, c.mamba_head_dim, state=c.ssm_state_size, groups=c.n_groups,
-            conv=c.conv_kernel, norm=GroupedGatedNorm(inner, c.layer_norm_epsilon, c.n_groups),
-            bias=c.mamba_proj_bias if c.use_bias is None else c.use_bias, conv_bias=c.use_conv_bias, act=activation(c.mamba_hidden_act),
+            c.hidden_size,
+            c.mamba_num_heads,
+            c.mamba_head_dim,
+            state=c.ssm_state_size,
+            groups=c.n_groups,
+            conv=c.conv_kernel,
+            norm=GroupedGatedNorm(inner, c.layer_norm_epsilon, c.n_groups),
+            bias=c.mamba_proj_bias if c.use_bias is None else c.use_bias,
+            conv_bias=c.use_conv_bias,
+            act=activation(c.mamba_hidden_act),
             dt_limit=(c.time_step_min, float("inf")),
         )
 
@@ -110,8 +123,15 @@ def build(c: Config) -> Decoder:
         return MLP(c.hidden_size, hidden, act=act, bias=c.mlp_bias)
 
     def moe():
-        gate = GroupedGate(c.hidden_size, c.n_routed_experts, c.num_experts_per_tok, groups=c.n_group,
-                           keep_groups=c.topk_group, normalise=c.norm_topk_prob, scale=c.routed_scaling_factor)
+        gate = GroupedGate(
+            c.hidden_size,
+            c.n_routed_experts,
+            c.num_experts_per_tok,
+            groups=c.n_group,
+            keep_groups=c.topk_group,
+            normalise=c.norm_topk_prob,
+            scale=c.routed_scaling_factor,
+        )
         width = c.moe_latent_size or c.hidden_size
         experts = ExpertsMLP(width, c.moe_intermediate_size, c.n_routed_experts, act=act)
         sparse = SparseMoE(gate, experts, mlp(c.moe_shared_expert_intermediate_size) if c.n_shared_experts else None)
@@ -119,14 +139,23 @@ def build(c: Config) -> Decoder:
 
     mixers = {"M": mamba, "*": attention, "-": mlp, "E": moe}
     if strange := sorted({str(p) for p in c.hybrid_override_pattern} - set(mixers)):
-        raise ConfigError("no layer is spelled so", where="config.json", found=", ".join(strange),
-                          expected="M, *, - or E in hybrid_override_pattern")
+        raise ConfigError(
+            "no layer is spelled so",
+            where="config.json",
+            found=", ".join(strange),
+            expected="M, *, - or E in hybrid_override_pattern",
+        )
 
     def norm():
         return RMSNorm(c.hidden_size, c.layer_norm_epsilon)
 
-    return recipe.decoder(c, lambda i: Layer(mixers[c.hybrid_override_pattern[i]](), norm()), norm,
-                          names=("embeddings", "norm_f"), body="backbone")
+    return recipe.decoder(
+        c,
+        lambda i: Layer(mixers[c.hybrid_override_pattern[i]](), norm()),
+        norm,
+        names=("embeddings", "norm_f"),
+        body="backbone",
+    )
 
 
 ARCHITECTURE = Architecture(

@@ -10,7 +10,7 @@ from . import llama, qwen2
 
 @dataclass(kw_only=True)
 class Config(qwen2.Config):
-    head_dim: int | None = 128
+    head_dim: int = 128
 
 
 ARCHITECTURE = Architecture(Config, partial(llama.build, head_norm=RMSNorm))

@@ -36,8 +36,9 @@ def build(c: Config) -> Decoder:
 
     def block(i: int) -> PreNorm:
         sparse = i not in c.mlp_only_layers and c.num_experts > 0 and (i + 1) % c.decoder_sparse_step == 0
-        attention = recipe.attention(c, rope=rope, window=c.sliding_window, q_norm=head_norm(), k_norm=head_norm(),
-                                     bias=c.attention_bias)
+        attention = recipe.attention(
+            c, rope=rope, window=c.sliding_window, q_norm=head_norm(), k_norm=head_norm(), bias=c.attention_bias
+        )
         return PreNorm(attention, moe() if sparse else recipe.gated_mlp(c), norm)
 
     return recipe.decoder(c, block, norm)

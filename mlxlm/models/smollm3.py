@@ -1,6 +1,6 @@
 """SmolLM 3: Llama with every fourth layer left without positions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .. import recipe
 from ..architecture import Architecture
@@ -13,12 +13,12 @@ from . import llama
 class Config(llama.Config):
     rope_theta: float = 2_000_000.0
     tie_word_embeddings: bool = True
-    no_rope_layers: list[int] | None = None  # 1 where a layer has positions, 0 where it has none
+    no_rope_layers: list[int] = field(default_factory=list)  # 1 where a layer has positions, 0 where it has none
     no_rope_layer_interval: int = 4
 
     def __post_init__(self):
         super().__post_init__()
-        if self.no_rope_layers is None:
+        if not self.no_rope_layers:
             every = self.no_rope_layer_interval
             self.no_rope_layers = [int((i + 1) % every != 0) for i in range(self.num_hidden_layers)]
         if self.layer_types is None:
@@ -29,7 +29,9 @@ def build(c: Config) -> Decoder:
     norm, rope, window = recipe.norm(c), recipe.rope(c), llama.windows(c)
 
     def block(i: int) -> PreNorm:
-        attention = recipe.attention(c, rope=rope if c.no_rope_layers[i] else None, window=window[i], bias=c.attention_bias)
+        attention = recipe.attention(
+            c, rope=rope if c.no_rope_layers[i] else None, window=window[i], bias=c.attention_bias
+        )
         return PreNorm(attention, recipe.gated_mlp(c, bias=c.mlp_bias), norm)
 
     return recipe.decoder(c, block, norm)

@@ -1,4 +1,4 @@
-"""Checkpoints that mlx-lm converts load here as they are and give mlx-lm's logits, or transformers' where it is wrong."""
+"""Checkpoints that mlx-lm converts load as they are and give its logits, or transformers' where it is wrong."""
 
 import json
 
@@ -32,7 +32,8 @@ def converted(row, tmp_path, bits):
 @pytest.mark.parametrize("bits", [None, 4, 8])
 @pytest.mark.parametrize("name", GOOD)
 def test_the_same_logits_from_the_same_folder(name, bits, tmp_path):
-    case, _, ids, _ = row = case_of(name)
+    row = case_of(name)
+    ids = row[2]
     theirs, folder = converted(row, tmp_path, bits)
     expected = np.array(theirs(mx.array(ids)))
     assert_close(run(load_model(folder), ids), expected)
@@ -44,7 +45,7 @@ def test_four_bits_equal_their_own_dequantized_weights(name, tmp_path):
 
     from mlxlm.strict import quantize_structure
 
-    case, model, ids, _ = case_of(name)
+    _, model, ids, _ = case_of(name)
     folder = reference.save(model, tmp_path / "model")
     plain, quantized = load_model(folder), load_model(folder)
     weights, exact = {}, {}
@@ -52,7 +53,9 @@ def test_four_bits_equal_their_own_dequantized_weights(name, tmp_path):
         module, _, kind = path.rpartition(".")
         owner = dict(plain.named_modules())[module]
         if kind == "weight" and hasattr(owner, "to_quantized") and w.shape[-1] % 32 == 0:
-            weights[f"{module}.weight"], weights[f"{module}.scales"], weights[f"{module}.biases"] = mx.quantize(w, 32, 4)
+            weights[f"{module}.weight"], weights[f"{module}.scales"], weights[f"{module}.biases"] = mx.quantize(
+                w, 32, 4
+            )
             exact[path] = mx.dequantize(*(weights[f"{module}.{k}"] for k in ("weight", "scales", "biases")), 32, 4)
         else:
             weights[path] = exact[path] = w

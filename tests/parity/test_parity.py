@@ -31,7 +31,7 @@ def row(request):
 
 @pytest.fixture
 def loaded(row, tmp_path):
-    case, model, ids, expected = row
+    _, model, ids, expected = row
     return load_model(reference.save(model, tmp_path / "model")), ids, expected
 
 
@@ -84,7 +84,7 @@ def test_a_left_padded_batch_equals_single_runs(row, loaded):
 
 
 def test_both_spellings_of_names_and_configs_are_one(row, loaded, tmp_path):
-    case, reference_model, ids, expected = row
+    _, reference_model, ids, expected = row
     fused = load_model(reference.save_fused(reference_model, tmp_path / "model", tmp_path / "fused"))
     assert_close(run(fused, ids), expected)
     old = load_model(reference.save_old_config(tmp_path / "model", tmp_path / "old"))
