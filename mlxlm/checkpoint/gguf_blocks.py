@@ -23,7 +23,7 @@ from .gguf_header import Tensor
 GROUP = 32
 PLAIN = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 AS_FLOAT16 = ("TQ1_0", "TQ2_0")
-PART = 1 << 22  # weights that are worked on at a time, so that what lies between fits the cache
+PART = 1 << 19  # weights that are worked on at a time, so that what lies between fits the cache
 IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int16)  # ggml's table
 
 

@@ -152,7 +152,9 @@ class _Reader:
             return self.array(key, self.u32(), self.u64(), depth)
         if kind not in SCALARS:
             raise self.fail(f"{key} has a type that isn't known", kind)
-        return np.frombuffer(self.data, SCALARS[kind], 1, self.take(SIZES[kind]))[0].item()
+        value = np.frombuffer(self.data, SCALARS[kind], 1, self.take(SIZES[kind]))[0]
+        # 1e-05 is what the config said, not the 9.999999747e-06 that its float32 is.
+        return float(str(value)) if kind == 6 else value.item()
 
     def array(self, key: str, kind: int, count: int, depth: int) -> Any:
         if kind in SCALARS:

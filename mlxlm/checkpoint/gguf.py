@@ -1,0 +1,122 @@
+"""A GGUF file (or all parts of a split one) as a checkpoint: config, weights and tokenizer from that file alone.
+
+Weights keep the file's own precision. Quantized ones become MLX's quantized triples without requantization wherever the two
+formats can say the same (``gguf_blocks``), and their scales are float32 unless asked otherwise: float32 holds all of
+them exactly and, as activations take the scales' dtype, computes in float32 like llama.cpp. ``load(dtype="bfloat16")``
+converts them where speed or memory matters more.
+"""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import ConfigError, SourceError, UsageError, WeightError
+from .gguf_config import config
+from .gguf_header import Header, Tensor, read_header
+from .gguf_names import Move, Shapes, converted, moves, quantization
+from .parts import TokenizerParts
+
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+SCALE_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+WORKERS = 4
+
+
+class GGUF:
+    """The checkpoint of a GGUF file. Names and values are in mlx-lm's layout already."""
+
+    is_mlx = True
+    generation_config = None
+
+    def __init__(self, path: str | Path, *, scale_dtype: str = "float32"):
+        if scale_dtype not in SCALE_DTYPES:
+            raise UsageError("this dtype is not known", where="scale_dtype", found=repr(scale_dtype), expected=", ".join(SCALE_DTYPES))
+        self.path = Path(path)
+        self._scale_dtype = SCALE_DTYPES[scale_dtype]
+        headers = _headers(self.path)
+        self.metadata = headers[0].metadata
+        self._tensors = _merged(headers)
+        self.config: dict[str, Any] = config(self.metadata, self._tensors, self.path)
+        self._plan = moves(self.metadata["general.architecture"], self._tensors, self.config["num_hidden_layers"])
+        if settings := quantization(self._plan):
+            self.config["quantization"] = settings
+
+    def load_weights(self) -> dict[str, mx.array]:
+        """Every parameter by mlx-lm's name. Raises WeightError for tensors that can't be converted."""
+        shapes = self._shapes()
+        weights: dict[str, mx.array] = {}
+
+        def work(move: Move) -> list[tuple[str, mx.array]]:
+            return list(converted(move, shapes))
+
+        # numpy works outside the interpreter's lock, so a few threads halve the wait and cost no more CPU time.
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for move, pairs in zip(self._plan, pool.map(work, self._plan), strict=True):
+                for name, array in pairs:
+                    if name in weights:
+                        raise WeightError("two tensors go to one place", where=move.tensor.where, found=name)
+                    weights[name] = array
+        return weights
+
+    def tokenizer_parts(self) -> TokenizerParts:
+        """The tokenizer that the metadata describes. Raises TokenizerError or ConfigError where it can't be built."""
+        from .gguf_tokenizer import tokenizer_parts
+
+        return tokenizer_parts(self.metadata, self.path)
+
+    def _shapes(self) -> Shapes:
+        c = self.config
+        embedding = self._tensors["token_embd.weight"].block.name
+        return Shapes(
+            heads=c.get("num_attention_heads") or 1, kv_heads=c.get("num_key_value_heads") or 1, head_dim=c.get("head_dim") or 1,
+            nope_dim=c.get("qk_nope_head_dim") or 0, scale_dtype=self._scale_dtype,
+            # A bfloat16 file was a bfloat16 checkpoint: its norms, which GGUF widens, go back to what they were.
+            vector_dtype=mx.bfloat16 if embedding == "BF16" else None,
+        )
+
+
+def open_gguf(path: str | Path, *, scale_dtype: str = "float32") -> GGUF:
+    """Opens a GGUF file, or a split one by any of its parts.
+
+    ``scale_dtype`` is that of quantized tensors' scales and biases: "float32" loses nothing; "float16" loses nothing for
+    Q4_0 to Q8_0 and rounds the others. Raises SourceError, ConfigError or WeightError for a file that can't be read.
+    """
+    return GGUF(path, scale_dtype=scale_dtype)
+
+
+def _headers(path: Path) -> list[Header]:
+    """The headers of all parts, the first part's first."""
+    first = read_header(path)
+    count = first.metadata.get("split.count", 1)
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= 99_999:
+        raise ConfigError("split.count can't be right", where=path, found=repr(count)[:40])
+    if count <= 1:
+        return [first]
+    named = PART.fullmatch(path.name)
+    if named is None or int(named[3]) != count:
+        raise SourceError("the file is one part of a split model, and its name doesn't say so", where=path,
+                          expected=f"a name that ends in -00001-of-{count:05}.gguf", hint="Give the parts their names back.")
+    parts = [path.with_name(f"{named[1]}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
+    if missing := [p.name for p in parts if not p.is_file()]:
+        raise SourceError("parts of the split model are missing", where=path.parent, found=", ".join(missing[:5]),
+                          hint="The download is incomplete: pull the model again.")
+    headers = [first if p == path else read_header(p) for p in parts]
+    for i, header in enumerate(headers):
+        if (header.metadata.get("split.no"), header.metadata.get("split.count")) != (i, count):
+            raise WeightError("the part isn't the one that its name says", where=header.path, found=f"split.no {header.metadata.get('split.no')!r}",
+                              expected=i)
+    return headers
+
+
+def _merged(headers: list[Header]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for header in headers:
+        if twice := sorted(tensors.keys() & header.tensors.keys()):
+            raise WeightError("tensors stand in two parts", where=header.path, found=", ".join(twice[:5]))
+        tensors |= header.tensors
+    expected = headers[0].metadata.get("split.tensors.count", len(tensors))
+    if len(headers) > 1 and expected != len(tensors):
+        raise WeightError("the parts don't hold all tensors", where=headers[0].path, found=len(tensors), expected=expected)
+    return tensors

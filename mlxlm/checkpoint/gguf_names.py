@@ -1,0 +1,286 @@
+"""GGUF's tensor names to mlx-lm's, and what llama.cpp did to the values undone: one table of rows for each architecture.
+
+A row says where a tensor goes and how: as a module's weight or bias (``module``), or as a value of a special kind.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import ConfigError, WeightError
+from .gguf_blocks import Packed, as_array, is_plain, numbers, repack
+from .gguf_header import Tensor
+
+
+@dataclass(frozen=True)
+class To:
+    """``path`` is a module's path, or a parameter's for the kinds that name one array. ``{}`` is the layer's number."""
+
+    path: str
+    kind: str = "module"
+
+
+@dataclass(frozen=True)
+class Move:
+    """One tensor of the file and where it goes."""
+
+    tensor: Tensor
+    path: str
+    kind: str
+    suffix: str  # weight, bias, or nothing
+
+    @property
+    def quantized(self) -> bool:
+        return self.kind in QUANTIZABLE and self.suffix == "weight" and not is_plain(self.tensor)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What undoing needs to know of the model."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    nope_dim: int
+    scale_dtype: mx.Dtype
+    vector_dtype: mx.Dtype | None  # norms and biases are brought to it; None leaves them
+
+
+QUANTIZABLE = ("module", "q", "k", "qkv", "gate_up")
+BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+
+
+def _attention(at: str, rope_permuted: bool = False) -> dict[str, To]:
+    q, k = ("q", "k") if rope_permuted else ("module", "module")
+    return {"attn_q": To(f"{at}.q_proj", q), "attn_k": To(f"{at}.k_proj", k), "attn_v": To(f"{at}.v_proj"),
+            "attn_output": To(f"{at}.o_proj"), "attn_qkv": To(at, "qkv")}
+
+
+def _mlp(at: str, suffix: str = "") -> dict[str, To]:
+    return {f"ffn_{part}{suffix}": To(f"{at}.{part}_proj") for part in ("gate", "up", "down")}
+
+
+def _experts(at: str) -> dict[str, To]:
+    return {**_mlp(at, "_exps"), "ffn_gate_up_exps": To(at, "gate_up")}
+
+
+ROOT = {"token_embd": To("model.embed_tokens"), "output_norm": To("model.norm", "vector"), "output": To("lm_head")}
+PRE_NORM = {"attn_norm": To("input_layernorm", "vector"), "ffn_norm": To("post_attention_layernorm", "vector")}
+HEAD_NORMS = {"attn_q_norm": To("self_attn.q_norm", "vector"), "attn_k_norm": To("self_attn.k_norm", "vector")}
+LLAMA = {**ROOT, **PRE_NORM, **_attention("self_attn", rope_permuted=True), **_mlp("mlp")}
+QWEN2 = {**LLAMA, **_attention("self_attn")}
+GEMMA = {
+    **ROOT, **_attention("self_attn"), **_mlp("mlp"), "output_norm": To("model.norm", "less_one"),
+    "attn_norm": To("input_layernorm", "less_one"), "post_attention_norm": To("post_attention_layernorm", "less_one"),
+    "ffn_norm": To("pre_feedforward_layernorm", "less_one"), "post_ffw_norm": To("post_feedforward_layernorm", "less_one"),
+    "attn_q_norm": To("self_attn.q_norm", "less_one"), "attn_k_norm": To("self_attn.k_norm", "less_one"),
+}
+GROUPED = {
+    "ffn_gate_inp": To("mlp.gate", "numbers"), "exp_probs_b": To("mlp.gate.e_score_correction_bias", "value"),
+    **_experts("mlp.switch_mlp"), **_mlp("mlp.shared_experts", "_shexp"),
+}
+# Queries and keys of Nemotron-H went through llama.cpp's permutation too. It has no positions, so the
+# order within a head cancels out in the product, and they are left as they are.
+NEMOTRON_H = {
+    "token_embd": To("backbone.embeddings"), "output_norm": To("backbone.norm_f", "vector"), "output": To("lm_head"),
+    "attn_norm": To("norm", "vector"), **_attention("mixer"), "ffn_up": To("mixer.up_proj"), "ffn_down": To("mixer.down_proj"),
+    "ssm_in": To("mixer.in_proj"), "ssm_out": To("mixer.out_proj"), "ssm_conv1d": To("mixer.conv1d", "conv"),
+    "ssm_dt": To("mixer.dt_bias", "value"), "ssm_a": To("mixer.A_log", "a_log"), "ssm_d": To("mixer.D", "flat"),
+    "ssm_norm": To("mixer.norm.weight", "flat"), "ffn_gate_inp": To("mixer.gate", "numbers"),
+    "exp_probs_b": To("mixer.gate.e_score_correction_bias", "value"), "ffn_up_exps": To("mixer.switch_mlp.fc1"),
+    "ffn_down_exps": To("mixer.switch_mlp.fc2"), "ffn_up_shexp": To("mixer.shared_experts.up_proj"),
+    "ffn_down_shexp": To("mixer.shared_experts.down_proj"), "ffn_latent_down": To("mixer.fc1_latent_proj"),
+    "ffn_latent_up": To("mixer.fc2_latent_proj"),
+}
+TABLES: dict[str, dict[str, To]] = {
+    "llama": LLAMA,
+    "smollm3": LLAMA,
+    "qwen2": QWEN2,
+    "qwen3": {**QWEN2, **HEAD_NORMS},
+    "qwen3moe": {**QWEN2, **HEAD_NORMS, "ffn_gate_inp": To("mlp.gate", "numbers"), **_experts("mlp.switch_mlp")},
+    "gemma2": GEMMA,
+    "gemma3": GEMMA,
+    "glm4moe": {**QWEN2, **HEAD_NORMS, **GROUPED, "post_attention_norm": To("post_attention_layernorm", "vector")},
+    "deepseek2": {
+        **ROOT, **PRE_NORM, **_mlp("mlp"), **GROUPED, "attn_q": To("self_attn.q_proj"), "attn_q_a": To("self_attn.q_a_proj"),
+        "attn_q_b": To("self_attn.q_b_proj"), "attn_q_a_norm": To("self_attn.q_a_layernorm", "vector"),
+        "attn_kv_a_mqa": To("self_attn.kv_a_proj_with_mqa"), "attn_kv_a_norm": To("self_attn.kv_a_layernorm", "vector"),
+        "attn_k_b": To("self_attn.embed_q"), "attn_v_b": To("self_attn.unembed_out"), "attn_kv_b": To("self_attn", "kv_b"),
+        "attn_output": To("self_attn.o_proj"),
+    },
+    "nemotron_h": NEMOTRON_H,
+    "nemotron_h_moe": NEMOTRON_H,
+    "gpt-oss": {
+        **ROOT, **_attention("self_attn"), "attn_norm": To("input_layernorm", "vector"),
+        "post_attention_norm": To("post_attention_layernorm", "vector"), "attn_sinks": To("self_attn.sinks", "value"),
+        "ffn_gate_inp": To("mlp.router", "numbers"), **_experts("mlp.experts"),
+    },
+}
+ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")  # the config takes them
+
+
+def moves(architecture: str, tensors: dict[str, Tensor], layers: int) -> list[Move]:
+    """Where every tensor goes. Layers from ``layers`` on only predict ahead and are left out.
+
+    Raises WeightError with the names that the architecture has no place for.
+    """
+    table, out, strange = TABLES[architecture], [], []
+    body = table["token_embd"].path.partition(".")[0]
+    for name, tensor in tensors.items():
+        block = BLOCK.fullmatch(name)
+        if name in ROPE_FACTORS or (block and int(block[1]) >= layers):
+            continue
+        stem, suffix = _stem(block[2] if block else name)
+        to = table.get(stem)
+        if to is None or (block is None) != (stem in ROOT):
+            strange.append(name)
+            continue
+        path = f"{body}.layers.{block[1]}.{to.path}" if block else to.path
+        out.append(Move(tensor, path, to.kind, suffix))
+    if strange:
+        raise WeightError(f"{architecture!r} has no place for these tensors", where=next(iter(tensors.values())).file,
+                          found=", ".join(strange[:10]) + (" …" if len(strange) > 10 else ""),
+                          hint="The file may hold a variant of the model that can't be read yet.")
+    return out
+
+
+def _stem(name: str) -> tuple[str, str]:
+    stem, dot, suffix = name.rpartition(".")
+    return (stem, suffix) if dot and suffix in ("weight", "bias") else (name, "")
+
+
+def quantization(plan: list[Move]) -> dict[str, Any] | None:
+    """config.json's ``quantization`` as mlx-lm writes it: the commonest setting, and a row for each module that differs."""
+    own: dict[str, dict] = {}
+    for move in plan:
+        if move.quantized:
+            settings = {"group_size": 32, "bits": BITS.get(move.tensor.block.name, 8), "mode": "affine"}
+            if move.tensor.block.name == "MXFP4":
+                settings["mode"] = "mxfp4"
+            own.update(dict.fromkeys(_modules(move), settings))
+    if not own:
+        return None
+    values = list(own.values())
+    default = max(values, key=values.count) if len(values) < 4000 else values[0]
+    return {**default, **{path: settings for path, settings in own.items() if settings != default}}
+
+
+BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "MXFP4": 4, "Q5_0": 5, "Q5_1": 5, "Q5_K": 5}
+
+
+def _modules(move: Move) -> list[str]:
+    if move.kind == "qkv":
+        return [f"{move.path}.{part}_proj" for part in "qkv"]
+    if move.kind == "gate_up":
+        return [f"{move.path}.{part}_proj" for part in ("gate", "up")]
+    return [move.path]
+
+
+def converted(move: Move, shapes: Shapes) -> Iterator[tuple[str, mx.array]]:
+    """The parameters that a tensor becomes. Raises WeightError for a shape that can't be undone."""
+    kind, tensor = move.kind, move.tensor
+    if kind in ("qkv", "gate_up"):
+        yield from _split(move, shapes)
+    elif kind == "kv_b":
+        yield from _latent(move, shapes)
+    elif kind in ("q", "k"):
+        order = _rope_order(tensor, shapes.heads if kind == "q" else shapes.kv_heads)
+        yield from _module(move, move.path, tensor, shapes, order)
+    elif kind in ("module", "vector", "less_one", "numbers"):
+        yield from _module(move, move.path, tensor, shapes, None)
+    elif kind == "conv":
+        value = _floats(tensor)
+        yield (f"{move.path}.bias", mx.array(value)) if move.suffix == "bias" else (f"{move.path}.weight", mx.array(value[..., None]))
+    else:
+        yield move.path, mx.array(VALUES[kind](tensor))
+
+
+def _a_log(tensor: Tensor) -> np.ndarray:
+    """llama.cpp stores A = -exp(A_log)."""
+    a = _floats(tensor).reshape(-1)
+    if not (a < 0).all():
+        raise WeightError("A must be negative", where=tensor.where)
+    return np.log(-a)
+
+
+VALUES: dict[str, Callable[[Tensor], np.ndarray]] = {
+    "value": lambda tensor: _floats(tensor),
+    "flat": lambda tensor: _floats(tensor).reshape(-1),
+    "a_log": _a_log,
+}
+
+
+def _module(move: Move, path: str, tensor: Tensor, shapes: Shapes, order: np.ndarray | None) -> Iterator[tuple[str, mx.array]]:
+    """A module's weight (a triple where it is quantized) or bias, its rows put in ``order``."""
+    if move.quantized:
+        packed = repack(tensor, tensor.data if order is None else tensor.data[order])
+        yield from _triple(path, packed, shapes)
+        return
+    if tensor.block.name in ("F32", "F16", "BF16") and order is None and move.kind != "less_one":
+        value = as_array(tensor)
+    else:
+        value = mx.array(_floats(tensor) if order is None else _floats(tensor)[order])
+    if move.kind == "less_one":
+        value = value.astype(mx.float32) - 1  # the layer adds it again; exact from 0.5 on
+    if shapes.vector_dtype is not None and value.dtype == mx.float32 and (move.suffix == "bias" or move.kind in ("vector", "less_one")):
+        value = value.astype(shapes.vector_dtype)
+    yield f"{path}.{move.suffix or 'weight'}", value
+
+
+def _floats(tensor: Tensor) -> np.ndarray:
+    """The values in float32."""
+    values = numbers(tensor)
+    return (values.astype(np.uint32) << 16).view(np.float32) if tensor.block.name == "BF16" else values.astype(np.float32)
+
+
+def _triple(path: str, packed: Packed, shapes: Shapes) -> Iterator[tuple[str, mx.array]]:
+    for name, array in packed.arrays(shapes.scale_dtype).items():
+        yield f"{path}.{name}", array
+
+
+def _rope_order(tensor: Tensor, heads: int) -> np.ndarray:
+    """The rows as they were: llama.cpp has each head's two halves interleaved, for rotary pairs of neighbours."""
+    rows = tensor.shape[0]
+    if heads < 1 or rows % (2 * heads):
+        raise WeightError("the rows can't be heads", where=tensor.where, found=f"{rows} rows", expected=f"{heads} heads")
+    return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+
+def _split(move: Move, shapes: Shapes) -> Iterator[tuple[str, mx.array]]:
+    """A fused projection, cut along its output rows."""
+    tensor, axis = move.tensor, 0 if move.kind == "qkv" else len(move.tensor.shape) - 2
+    if move.suffix == "bias":
+        axis = len(tensor.shape) - 1
+    rows = tensor.shape[axis]
+    q, kv = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
+    cuts = [0, q, q + kv, q + 2 * kv] if move.kind == "qkv" else [0, rows // 2, rows]
+    if cuts[-1] != rows:
+        raise WeightError("the fused projection can't be cut", where=tensor.where, found=f"{rows} rows", expected=cuts[-1])
+    packed = dict(_module(move, "", tensor, shapes, None))
+    for path, start, end in zip(_modules(move), cuts[:-1], cuts[1:], strict=True):
+        for name, array in packed.items():
+            at = array.ndim - 1 if move.suffix == "bias" else array.ndim - 2
+            yield path + name, mx.take(array, mx.arange(start, end), axis=at)
+
+
+def _latent(move: Move, shapes: Shapes) -> Iterator[tuple[str, mx.array]]:
+    """kv_b_proj of files made before llama.cpp split it: one part is folded into the queries, one into the output."""
+    values = _floats(move.tensor)
+    rows, rank = values.shape
+    if rows % shapes.heads or rows // shapes.heads <= shapes.nope_dim:
+        raise WeightError("kv_b_proj can't be split into heads", where=move.tensor.where, found=values.shape)
+    heads = values.reshape(shapes.heads, -1, rank)
+    yield f"{move.path}.embed_q.weight", mx.array(np.ascontiguousarray(heads[:, : shapes.nope_dim].swapaxes(1, 2)))
+    yield f"{move.path}.unembed_out.weight", mx.array(np.ascontiguousarray(heads[:, shapes.nope_dim :]))
+
+
+def known(architecture: object, where: object) -> str:
+    """``architecture`` if there is a table for it, else ConfigError."""
+    if not isinstance(architecture, str) or architecture not in TABLES:
+        raise ConfigError("this architecture can't be read from GGUF yet", where=where, found=repr(architecture),
+                          expected=", ".join(sorted(TABLES)), hint="Use the model's safetensors if it has some.")
+    return architecture
