@@ -188,7 +188,7 @@ def _check_entry(file: Path, name: str, entry: Any, room: int) -> None:
     if not isinstance(entry, dict):
         raise WeightError("the header's entry isn't an object", where=where)
     shape, offsets, dtype = entry.get("shape"), entry.get("data_offsets"), entry.get("dtype")
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise WeightError("a dtype that isn't known", where=where, found=repr(dtype), expected=", ".join(BITS))
     if not (_whole(shape) and _whole(offsets) and len(offsets) == 2):  # type: ignore[arg-type]
         raise WeightError(
