@@ -2,11 +2,12 @@
 
 from .attention import Attention, attend, softcap, softcapped
 from .blocks import Parallel, PostNorm, PreNorm, Sandwich
+from .delta import GatedDeltaNet
 from .experts import Experts, ExpertsMLP, SwitchLinear
 from .latent_attention import LatentAttention, absorb_kv
 from .mamba import GroupedGatedNorm, Mamba2
 from .mlp import MLP, GatedMLP, activation, gated, geglu, swiglu
-from .moe import GroupedGate, SparseMoE, top_k
+from .moe import GroupedGate, SharedGateMoE, SparseMoE, top_k
 from .norms import FlatRMSNorm, HeadLayerNorm, LayerNorm, RMSNorm, UnitOffsetRMSNorm
 from .rope import make_rope
 
@@ -16,6 +17,7 @@ __all__ = [
     "Experts",
     "ExpertsMLP",
     "FlatRMSNorm",
+    "GatedDeltaNet",
     "GatedMLP",
     "GroupedGate",
     "GroupedGatedNorm",
@@ -28,6 +30,7 @@ __all__ = [
     "PreNorm",
     "RMSNorm",
     "Sandwich",
+    "SharedGateMoE",
     "SparseMoE",
     "SwitchLinear",
     "UnitOffsetRMSNorm",

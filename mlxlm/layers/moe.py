@@ -69,7 +69,7 @@ class SparseMoE(nn.Module):
     """Experts chosen by ``gate`` and ``route``, weighted and summed, plus ``shared`` ones that always work.
 
     ``gate`` is a Linear whose logits ``route`` turns into (picks, weights); one that knows more picks by itself.
-    ``names`` are the checkpoint's for the gate and the experts.
+    ``names`` are the checkpoint's for the gate, the experts and, if it isn't ``shared_experts``, what is shared.
     """
 
     def __init__(
@@ -79,16 +79,31 @@ class SparseMoE(nn.Module):
         shared=None,
         *,
         route: Callable | None = None,
-        names: tuple[str, str] = ("gate", "switch_mlp"),
+        names: tuple[str, ...] = ("gate", "switch_mlp"),
     ):
         super().__init__()
-        self._names, self._route = names, route
+        self._names, self._route = (*names, "shared_experts")[:3], route
         self[names[0]], self[names[1]] = gate, experts
         if shared is not None:
-            self.shared_experts = shared
+            self[self._names[2]] = shared
 
     def __call__(self, x: mx.array) -> mx.array:
-        gate, experts = (self[name] for name in self._names)
+        y = self.chosen(x)
+        return y + self[self._names[2]](x) if self._names[2] in self else y
+
+    def chosen(self, x: mx.array) -> mx.array:
+        """What the chosen experts make of ``x``, without the shared ones."""
+        gate, experts = self[self._names[0]], self[self._names[1]]
         picks, weights = self._route(gate(x)) if self._route else gate(x)
-        y = (experts(x, picks) * weights[..., None]).sum(-2).astype(x.dtype)
-        return y + self.shared_experts(x) if "shared_experts" in self else y
+        return (experts(x, picks) * weights[..., None]).sum(-2).astype(x.dtype)
+
+
+class SharedGateMoE(SparseMoE):
+    """Experts and a shared one that has a gate of its own, a sigmoid."""
+
+    def __init__(self, gate, experts, shared, *, route: Callable):
+        super().__init__(gate, experts, shared, route=route, names=("gate", "switch_mlp", "shared_expert"))
+        self.shared_expert_gate = nn.Linear(gate.weight.shape[1], 1, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.chosen(x) + mx.sigmoid(self.shared_expert_gate(x)) * self.shared_expert(x)
