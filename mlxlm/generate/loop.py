@@ -15,6 +15,7 @@ from ..errors import GenerationError
 from .checks import integer, shown
 from .interrupt import DeferredInterrupt
 from .logits import LogitsProcessor
+from .memory import wired_memory
 from .sample import Sampler, greedy, log_softmax
 
 CLEAR_EVERY = 256
@@ -75,7 +76,8 @@ class TokenIterator:
 
     def __iter__(self) -> Generator[tuple[int, mx.array], None, None]:
         try:
-            yield from self._tokens()
+            with wired_memory():
+                yield from self._tokens()
         finally:
             # Another thread may go on with this cache, and could not evaluate what this one left undone.
             mx.eval(_arrays(self.cache))

@@ -195,12 +195,13 @@ def generate(model, processor, prompt, *, verbose: bool = False, **parameters) -
 def _endings(tokenizer, configuration) -> tuple[frozenset[int], list[str]]:
     """The ids and the strings that end an answer; an extra EOS token that is no token of this model ends it as text."""
     configuration = configuration or getattr(tokenizer, "configuration", None)
-    ends = set(tokenizer.eos_token_ids) | {getattr(tokenizer, "unk_token_id", None)}
-    if configuration is None:
-        return frozenset(ends - {None}), []
-    ends |= {tokenizer.convert_tokens_to_ids(token) for token in configuration.extra_eos_tokens}
-    ends |= set(configuration.eos_token_ids)
-    return frozenset(ends - {None}), list(configuration.effective_stop_strings)
+    ends = [*tokenizer.eos_token_ids, getattr(tokenizer, "unk_token_id", None)]
+    strings = []
+    if configuration is not None:
+        ends += map(tokenizer.convert_tokens_to_ids, configuration.extra_eos_tokens)
+        ends += configuration.eos_token_ids
+        strings = list(configuration.effective_stop_strings)
+    return frozenset(end for end in ends if end is not None), strings
 
 
 def _likeliest(logits: mx.array, count: int) -> tuple[tuple[int, float], ...]:
