@@ -6,6 +6,7 @@ them exactly and, as activations take the scales' dtype, computes in float32 lik
 converts them where speed or memory matters more.
 """
 
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from .parts import TokenizerParts
 
 PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 SCALE_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-WORKERS = 4
+WORKERS = min(8, os.cpu_count() or 1)
 
 
 class GGUF:
