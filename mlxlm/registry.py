@@ -7,7 +7,7 @@ entry points (group ``mlxlm.models``), then the modules of an installed mlx-lm o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from . import fallback
 from .architecture import Architecture
 from .config import normalize, read, text_part
+from .configuration import ModelConfiguration
 from .data import data_file, read_toml
 from .errors import ConfigError, UnknownModelType
 
@@ -206,6 +207,85 @@ class VLMTypeRegistry(TypeRegistry):
 
 LLMTypeRegistry.shared = LLMTypeRegistry()
 VLMTypeRegistry.shared = VLMTypeRegistry()
+
+
+class PresetRegistry:
+    """Configurations of checkpoints by attribute, by id, and in order; ``register`` adds more.
+
+    Ids and names are compared exactly. An id that nobody registered gives a fresh ModelConfiguration.
+    """
+
+    def __init__(self, table: str):
+        self._table = table
+        self._lock = threading.RLock()
+        self._added: dict[str, ModelConfiguration] = {}
+
+    @cached_property
+    def _named(self) -> dict[str, ModelConfiguration]:
+        path = data_file(f"{self._table}.toml")
+        tables = read_toml(path)
+        defaults = tables.get("defaults", {})
+        return {name: ModelConfiguration.from_dict({**defaults, **settings}, f"{path.name}, preset {name}")
+                for name, settings in tables["presets"].items()}
+
+    @property
+    def names(self) -> Names:
+        """The names of the presets: the attributes of this registry."""
+        return list(self._named)
+
+    @property
+    def models(self) -> list[ModelConfiguration]:
+        """All configurations: the presets, then those that were registered."""
+        with self._lock:
+            return [*self._named.values(), *self._added.values()]
+
+    def register(self, configurations: ModelConfiguration | Iterable[ModelConfiguration]) -> None:
+        """Adds configurations; one of the same id as an earlier one takes its place when asked by id."""
+        several = [configurations] if isinstance(configurations, ModelConfiguration) else list(configurations)
+        if wrong := [item for item in several if not isinstance(item, ModelConfiguration)]:
+            raise ConfigError("only configurations can be registered", found=repr(wrong[0])[:60],
+                              expected="a ModelConfiguration")
+        with self._lock:
+            self._added |= {item.name: item for item in several}
+
+    def configuration(self, id: str) -> ModelConfiguration:
+        """The configuration of a hub id or of a preset's name, else a fresh one of that id."""
+        found = self._find(id)
+        return ModelConfiguration(id=id) if found is None else found
+
+    def contains(self, id: str) -> bool:
+        """Whether an id was registered, or is a preset's id or name."""
+        return self._find(id) is not None
+
+    __contains__ = contains
+
+    def _find(self, id: str) -> ModelConfiguration | None:
+        with self._lock:
+            if id in self._added:
+                return self._added[id]
+        if id in self._named:
+            return self._named[id]
+        return next((preset for preset in self._named.values() if preset.id == id), None)
+
+    def __getattr__(self, name: str) -> ModelConfiguration:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in self._named:
+            return self._named[name]
+        lower = {known.lower(): known for known in self._named}
+        close = [lower[match] for match in get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]
+        hint = f" Did you mean {_either(close)}?" if close else ""
+        raise AttributeError(f"there is no preset {name!r} in {self._table}.toml.{hint}", name=name, obj=None)
+
+    def __dir__(self) -> Names:
+        return sorted({*super().__dir__(), *self._named})
+
+    def __repr__(self) -> str:
+        return f"<{len(self.models)} configurations, {self._table}.toml>"
+
+
+LLMRegistry = PresetRegistry("llm")
+VLMRegistry = PresetRegistry("vlm")
 
 
 def _name(model_type: Any) -> None:
