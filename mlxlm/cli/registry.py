@@ -1,0 +1,66 @@
+"""`mlxlm registry`: the tables of types and presets, whole or those that hold a word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+EXAMPLES = """\b
+Examples:
+  mlxlm registry qwen3
+  mlxlm registry --types --json
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("word", required=False)
+@click.option("--types", "which", flag_value="types", help="Only the model types.")
+@click.option("--presets", "which", flag_value="presets", help="Only the presets.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(word: str | None, which: str | None, as_json: bool) -> None:
+    """The model types and presets that are known; with WORD, those that hold it."""
+    tables = {}
+    if which != "presets":
+        tables["types"] = _matching(_types(), word)
+    if which != "types":
+        tables["presets"] = _matching(_presets(), word)
+    if as_json:
+        click.echo(json.dumps(tables, ensure_ascii=False))
+        return
+    if not any(tables.values()):
+        click.echo(f"Nothing known holds {word!r}.", err=True)
+    for title, rows in tables.items():
+        if rows:
+            click.echo(f"{title}: {len(rows)}")
+            _print(rows)
+
+
+def _types() -> list[dict[str, Any]]:
+    from ..registry import LLMTypeRegistry, VLMTypeRegistry
+
+    return [{"type": entry.model_type, "for": use, "support": entry.kind, "module": entry.module}
+            for use, registry in (("text", LLMTypeRegistry), ("vision", VLMTypeRegistry))
+            for entry in registry.shared.entries()]
+
+
+def _presets() -> list[dict[str, Any]]:
+    from ..registry import LLMRegistry, VLMRegistry
+
+    return [{"name": name, "for": use, "id": configuration.id or str(configuration.directory)}
+            for use, registry in (("text", LLMRegistry), ("vision", VLMRegistry))
+            for name, configuration in registry.presets.items()]
+
+
+def _matching(rows: Sequence[dict[str, Any]], word: str | None) -> list[dict[str, Any]]:
+    wanted = (word or "").lower()
+    return [row for row in rows if any(wanted in str(value).lower() for value in row.values())]
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    widths = [max(len(str(row[column])) for row in rows) for column in rows[0]]
+    for row in rows:
+        cells = (f"{value!s:<{width}}" for value, width in zip(row.values(), widths, strict=True))
+        click.echo(f"  {'  '.join(cells)}".rstrip())

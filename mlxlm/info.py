@@ -1,0 +1,271 @@
+"""What a model is and what it would cost to run, from its config and the headers of its weights alone.
+
+The module is built and called without being evaluated: MLX knows the shapes, so parameters and caches are counted
+exactly, for any architecture, and no weight is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from .checkpoint import Checkpoint, open_checkpoint
+from .configuration import ModelConfiguration
+from .errors import MLXLMError, UsageError
+from .load import quantization
+from .registry import LLMTypeRegistry
+from .strict import quantize_structure
+from .weights import rename_path
+
+DEFAULT_CONTEXT = 4096
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_k")
+FLOATS = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Counts of parameters, sizes in bytes, contexts in tokens; None stands for what can't be known.
+
+    ``active_parameters`` are those that one token passes through. ``file_bytes`` are the tensors on disk,
+    ``weight_bytes`` and ``cache_bytes`` what they take in memory, the latter at ``context`` tokens.
+    ``problems`` say why something is missing, or why the model won't load.
+    """
+
+    source: str
+    path: str
+    model_type: str
+    support: str | None
+    parameters: int | None = None
+    active_parameters: int | None = None
+    dtype: str | None = None
+    quantization: dict[str, Any] | None = None
+    bits_per_weight: float | None = None
+    file_bytes: int | None = None
+    weight_bytes: int | None = None
+    max_context: int | None = None
+    context: int = DEFAULT_CONTEXT
+    cache_bytes: int | None = None
+    cache_bytes_per_token: int | None = None
+    memory_there: int | None = None
+    device: str = ""
+    tokenizer: dict[str, Any] | None = None
+    kernels: str = ""
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def memory_needed(self) -> int | None:
+        """Weights and cache, in bytes; activations come on top."""
+        if self.weight_bytes is None or self.cache_bytes is None:
+            return None
+        return self.weight_bytes + self.cache_bytes
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the memory that is there holds what is needed."""
+        if self.memory_needed is None or self.memory_there is None:
+            return None
+        return self.memory_needed <= self.memory_there
+
+
+def describe(source: str | Path | ModelConfiguration, *, context: int | None = None,
+             revision: str | None = None) -> Info:
+    """The facts of a model; ``context`` is the number of tokens that the cache is counted for.
+
+    Raises MLXLMError where there is no model to look at; what is wrong inside it stands in ``problems``.
+    """
+    from .sources import configured, locate
+
+    if context is not None and context < 1:
+        raise UsageError("context must be 1 or more", where="context", found=context)
+    configuration = configured(source, revision=revision)
+    path = locate(configuration)
+    checkpoint = open_checkpoint(path, all_files=configuration.weight_file_selection == "all_files_present")
+    problems: list[str] = []
+    tensors = _try(problems, lambda: _tensors(checkpoint)) or {}
+    there, device = memory_there()
+    facts: dict[str, Any] = {"source": str(source), "path": str(path), "memory_there": there, "device": device,
+                             "model_type": str(checkpoint.config.get("model_type")), "support": _support(checkpoint)}
+    facts["file_bytes"] = sum(size for _, size in tensors.values()) or None
+    facts["max_context"] = _max_context(checkpoint.config)
+    facts["context"] = context or min(DEFAULT_CONTEXT, facts["max_context"] or DEFAULT_CONTEXT)
+    facts |= _try(problems, lambda: _built(checkpoint, tensors, facts["context"])) or {}
+    facts["tokenizer"] = _try(problems, lambda: _tokenizer(checkpoint, configuration))
+    return Info(**facts, kernels=_kernels(), problems=tuple(problems))
+
+
+def _try(problems: list[str], look) -> Any:
+    """What ``look`` finds; a problem that a user can cause is noted, and the other facts are still told."""
+    try:
+        return look()
+    except MLXLMError as error:
+        problems.append(str(error))
+        return None
+
+
+def _tensors(checkpoint: Checkpoint) -> dict[str, tuple[str, int]]:
+    """Each tensor's dtype or block type and its bytes on disk, by name, from the headers."""
+    described: Any = checkpoint
+    if hasattr(described, "tensors"):
+        return {name: (t.block.name, int(t.data.nbytes)) for name, t in described.tensors.items()}
+    return {name: (entry["dtype"], entry["data_offsets"][1] - entry["data_offsets"][0])
+            for file in described.files for name, entry in described.header(file).items() if name != "__metadata__"}
+
+
+def _support(checkpoint: Checkpoint) -> str | None:
+    """native, registered, entry point or fallback; None for a type that nothing here builds."""
+    model_type = checkpoint.config.get("model_type")
+    return next((e.kind for e in LLMTypeRegistry.shared.entries() if e.model_type == model_type), None)
+
+
+def _built(checkpoint: Checkpoint, tensors: Mapping[str, tuple[str, int]], context: int) -> dict[str, Any]:
+    """The facts that the module tells once it is built, unevaluated."""
+    raw, where = checkpoint.config, checkpoint.path
+    model = LLMTypeRegistry.shared.create(raw, str(where))
+    model.eval()
+    sizes = _parameters(model)
+    total = sum(array.size for array in sizes.values())
+    dtype = _dtype(tensors, raw)
+    model.set_dtype(dtype)
+    settings = quantization(raw, where)
+    if settings:
+        architecture = LLMTypeRegistry.shared.architecture(raw["model_type"])
+        names = {rename_path(architecture.names, name) for name in tensors}
+        scales = _Scales(names if any(name.endswith(".scales") for name in names) else None, settings)
+        quantize_structure(model, scales, settings, where)  # type: ignore[arg-type]
+    weights = sum(array.nbytes for array in _parameters(model).values())
+    cache, per_token = _cache(model, context)
+    return {"parameters": total, "active_parameters": total - _idle(sizes, raw), "dtype": str(dtype).rpartition(".")[2],
+            "quantization": _default(settings), "bits_per_weight": round(weights * 8 / total, 3),
+            "weight_bytes": weights, "cache_bytes": cache, "cache_bytes_per_token": per_token}
+
+
+def _parameters(model: Any) -> dict[str, mx.array]:
+    return dict(tree_flatten(model.parameters()))  # type: ignore[arg-type]
+
+
+class _Scales(Container):
+    """The names of scales: those in the file, or by the settings alone where its names are another format's."""
+
+    def __init__(self, names: set[str] | None, settings: Mapping[str, Any]):
+        self._names, self._settings = names, settings
+
+    def __contains__(self, name: object) -> bool:
+        if self._names is not None:
+            return name in self._names
+        return self._settings.get(str(name).removesuffix(".scales")) is not False
+
+
+def _default(settings: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The settings that hold for every module without its own, and how many have their own."""
+    if not settings:
+        return None
+    own = sum(isinstance(value, (dict, bool)) for value in settings.values())
+    shared = {key: settings[key] for key in ("bits", "group_size", "mode") if settings.get(key) is not None}
+    return {**shared, "modules_with_their_own": own}
+
+
+def _dtype(tensors: Mapping[str, tuple[str, int]], raw: Mapping[str, Any]) -> mx.Dtype:
+    """The dtype that activations, and so the cache, will have."""
+    kinds = [kind for kind, _ in tensors.values()]
+    if any(kind.startswith(("Q", "IQ", "TQ", "MXFP")) for kind in kinds):
+        return mx.float32  # what the scales of a GGUF's blocks are loaded as
+    floats = [kind for kind in kinds if kind in FLOATS]
+    if floats:
+        return FLOATS[max(set(floats), key=floats.count)]
+    named = str(raw.get("dtype") or raw.get("torch_dtype") or "").removeprefix("torch.")
+    return {"float32": mx.float32, "float16": mx.float16}.get(named, mx.bfloat16)
+
+
+def _idle(sizes: Mapping[str, mx.array], raw: Mapping[str, Any]) -> int:
+    """Parameters of the experts that one token is not sent to."""
+    text = raw.get("text_config") if isinstance(raw.get("text_config"), dict) else raw
+    count = next((text[key] for key in EXPERTS if isinstance(text.get(key), int)), 0)  # type: ignore[union-attr]
+    chosen = next((text[key] for key in CHOSEN if isinstance(text.get(key), int)), count)  # type: ignore[union-attr]
+    if not count:
+        return 0
+    stacked = [a for name, a in sizes.items() if a.shape[0] == count and (a.ndim == 3 or "expert" in name)]
+    experts = sum(a.size for a in stacked)
+    return experts * max(count - chosen, 0) // count
+
+
+def _cache(model: Any, context: int) -> tuple[int, int]:
+    """(bytes at ``context`` tokens, bytes that one more token takes while no window is full).
+
+    Two unevaluated calls show what each layer's cache keeps whatever the length and what it keeps for a token.
+    """
+    short, long = 512, 1024
+    total = growth = 0
+    for cache, few, many in zip(model.make_cache(), _layers(model, short), _layers(model, long), strict=True):
+        per_token = (many - few) // (long - short)
+        window = getattr(cache, "window", None) or getattr(cache, "max_size", None) or context
+        total += few - per_token * short + per_token * min(context, window)
+        growth += per_token
+    return total, growth
+
+
+def _layers(model: Any, length: int) -> list[int]:
+    caches = model.make_cache()
+    model(mx.zeros((1, length), mx.int32), cache=caches)
+    return [cache.nbytes for cache in caches]
+
+
+def _max_context(raw: Mapping[str, Any]) -> int | None:
+    inner = raw.get("text_config")
+    for config in (raw, inner if isinstance(inner, dict) else {}):
+        for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len"):
+            if isinstance(config.get(key), int):
+                return config[key]
+    return None
+
+
+def _tokenizer(checkpoint: Checkpoint, configuration: ModelConfiguration) -> dict[str, Any]:
+    """What the tokenizer and the merged configuration say about size, template and endings."""
+    from .processor import load_processor
+
+    tokenizer, merged = load_processor(checkpoint, configuration)
+    ends = sorted(tokenizer.eos_token_ids)
+    return {"vocabulary": tokenizer.vocab_size, "chat_template": tokenizer.has_chat_template,
+            "eos_token_ids": ends, "eos_tokens": [str(tokenizer.convert_ids_to_tokens(i)) for i in ends],
+            "stop_strings": sorted(merged.effective_stop_strings or ())}
+
+
+def _kernels() -> str:
+    from . import kernels
+
+    report = getattr(kernels, "describe", None)
+    return report() if report else "plain MLX"
+
+
+def memory_there() -> tuple[int | None, str]:
+    """(bytes that a model may take now, the device's name): the GPU's working set, or the memory left on a CPU."""
+    facts = mx.device_info()
+    if mx.default_device().type == mx.DeviceType.gpu:
+        for key in ("max_recommended_working_set_size", "free_memory", "total_memory", "memory_size"):
+            if isinstance(facts.get(key), int):
+                return int(facts[key]), str(facts.get("device_name", "gpu"))
+        return None, str(facts.get("device_name", "gpu"))
+    return _free_memory(), str(facts.get("device_name", "cpu"))
+
+
+def _free_memory() -> int | None:
+    """Memory that is free or can be made free, within this process's control group; None where nobody tells."""
+    left = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        left += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        limit, used = (Path("/sys/fs/cgroup", name).read_text().strip() for name in ("memory.max", "memory.current"))
+        if limit != "max":
+            left.append(max(int(limit) - int(used), 0))
+    except (OSError, ValueError, IndexError):
+        pass  # another system, or another version of control groups
+    if left:
+        return min(left)
+    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else None
