@@ -38,9 +38,9 @@ class GGUF:
         self._scale_dtype = SCALE_DTYPES[scale_dtype]
         headers = _headers(self.path)
         self.metadata = headers[0].metadata
-        self._tensors = _merged(headers)
-        self.config: dict[str, Any] = config(self.metadata, self._tensors, self.path)
-        self._plan = moves(self.metadata["general.architecture"], self._tensors, self.config["num_hidden_layers"])
+        self.tensors = _merged(headers)
+        self.config: dict[str, Any] = config(self.metadata, self.tensors, self.path)
+        self._plan = moves(self.metadata["general.architecture"], self.tensors, self.config["num_hidden_layers"])
         if settings := quantization(self._plan):
             self.config["quantization"] = settings
 
@@ -69,7 +69,7 @@ class GGUF:
 
     def _shapes(self) -> Shapes:
         c = self.config
-        embedding = self._tensors["token_embd.weight"].block.name
+        embedding = self.tensors["token_embd.weight"].block.name
         return Shapes(
             heads=c.get("num_attention_heads") or 1, kv_heads=c.get("num_key_value_heads") or 1, head_dim=c.get("head_dim") or 1,
             nope_dim=c.get("qk_nope_head_dim") or 0, scale_dtype=self._scale_dtype,
