@@ -16,8 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
@@ -143,38 +146,36 @@ def run_child(section: str, engine: tuple[str, str], options) -> dict:
     return {"wall_s": wall, **json.loads(line)}
 
 
-def loaded(package: str, model: str):
-    """(model, tokenizer, generate_step) of one package; only that one is imported."""
-    import mlx.core as mx
+def loaded(package: str, path: str) -> tuple[Any, Callable]:
+    """(tokenizer, steps of a greedy generation) of one package; only that one is imported."""
+    generation = import_module(f"{package}.generate")
+    model, tokenizer = import_module(package).load(path)[:2]
 
-    if package == "mlxlm":
-        from mlxlm.generate import generate_step
-        from mlxlm.load import load
+    def steps(prompt: list[int], tokens: int) -> Iterator:
+        import mlx.core as mx
 
-        return *load(model), generate_step
-    from mlx_lm import load
-    from mlx_lm.generate import generate_step
+        return iter(generation.generate_step(mx.array(prompt), model, max_tokens=tokens))
 
-    return *load(model), lambda prompt, model, max_tokens: generate_step(mx.array(prompt), model, max_tokens=max_tokens)
+    return tokenizer, steps
 
 
-def child_first_token(package: str, model: str, _options) -> None:
-    model, tokenizer, generate_step = loaded(package, model)
-    next(iter(generate_step(tokenizer.encode(QUESTION), model, max_tokens=4)))
+def child_first_token(package: str, path: str, _options) -> None:
+    tokenizer, steps = loaded(package, path)
+    next(steps(tokenizer.encode(QUESTION), 4))
     used = os.times()
     print(json.dumps({"cpu_s": used.user + used.system}), flush=True)
 
 
-def child_speed(package: str, model: str, options) -> None:
-    model, _, generate_step = loaded(package, model)
+def child_speed(package: str, path: str, options) -> None:
+    _, steps = loaded(package, path)
     prompt = [1000 + i for i in range(options.prompt_tokens)]
 
     def once() -> tuple[float, float]:
         start = time.perf_counter()
-        steps = iter(generate_step(prompt, model, max_tokens=options.tokens))
-        next(steps)
+        tokens = steps(prompt, options.tokens)
+        next(tokens)
         first = time.perf_counter()
-        count = sum(1 for _ in steps)
+        count = sum(1 for _ in tokens)
         return len(prompt) / (first - start), count / (time.perf_counter() - first)
 
     once()

@@ -1,6 +1,5 @@
 """transformers' float32 model of a GGUF file, built with the gguf package alone: none of our reading takes part."""
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -21,16 +20,8 @@ _GEMMA = {**_LAYER, "post_attention_norm": "post_attention_layernorm", "ffn_norm
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
-@dataclass
-class Answer:
-    """Greedy tokens, and the logits that each was taken from, (tokens, vocab)."""
-
-    tokens: list[int]
-    logits: np.ndarray
-
-
 class Reference:
-    """``greedy`` decodes as transformers does, in float32, on the weights that gguf's own dequantizer gives."""
+    """A LlamaForCausalLM or Gemma3ForCausalLM in float32, on the weights that gguf's own dequantizer gives."""
 
     def __init__(self, path: Path):
         self.reader = gguf.GGUFReader(path)
@@ -44,16 +35,19 @@ class Reference:
         self.model.eval()
 
     @torch.no_grad()
-    def greedy(self, prompt: list[int], count: int) -> Answer:
-        """As many tokens as asked, EOS or not."""
-        given, cache, tokens, rows = torch.tensor([prompt]), None, [], []
+    def logits(self, prompt: list[int], tokens: list[int]) -> np.ndarray:
+        """The logits that each of the tokens is to be taken from, (tokens, vocab), in one pass over all of them."""
+        return self.model(torch.tensor([prompt + tokens[:-1]]), logits_to_keep=len(tokens)).logits[0].numpy()
+
+    @torch.no_grad()
+    def greedy(self, prompt: list[int], count: int) -> list[int]:
+        """As many tokens as asked, one by one with a cache, EOS or not."""
+        given, cache, tokens = torch.tensor([prompt]), None, []
         for _ in range(count):
             out = self.model(given, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache, row = out.past_key_values, out.logits[0, -1]
-            rows.append(row.numpy())
-            tokens.append(int(row.argmax()))
-            given = torch.tensor([tokens[-1:]])
-        return Answer(tokens, np.stack(rows))
+            cache, given = out.past_key_values, out.logits.argmax(-1)
+            tokens.append(int(given))
+        return tokens
 
     def _value(self, key: str):
         return self.reader.fields[key].contents()
