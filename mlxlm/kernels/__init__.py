@@ -1,1 +1,35 @@
 """The operations under the layers: plain ``mx``, or our own kernels on a CPU, behind one set of names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import mlx.nn as nn
+
+
+def in_force() -> dict[str, Any]:
+    """What runs the operations here: ``native`` (bool), ``instruction_set``, ``threads`` and the ``reason``."""
+    from mlxlm.kernels.choice import CHOICE
+
+    native = CHOICE.module is not None
+    return {
+        "native": native,
+        "instruction_set": CHOICE.instruction_set,
+        "threads": CHOICE.module.threads() if CHOICE.module is not None else None,
+        "reason": CHOICE.reason,
+    }
+
+
+def install(model: nn.Module) -> int:
+    """Prepares a loaded model for this machine; returns how many modules now run on our kernels (0 where those are
+    not in force). On a CPU backend ``mx.compile`` is turned off for the process."""
+    from mlxlm.kernels.choice import CHOICE
+    from mlxlm.kernels.compile import no_compile_on_cpu
+
+    no_compile_on_cpu()
+    if CHOICE.module is None:
+        return 0
+    from mlxlm.kernels.modules import swap_classes
+
+    return swap_classes(model)

@@ -14,33 +14,30 @@ results, for both versions:
 - ``linear(x, weight, bias)``: x (..., K) by weight (N, K), result (..., N).
 - ``quantized_matmul(x, w, scales, biases, *, transpose, group_size, bits, mode)``: as ``mx.quantized_matmul``, but the
   result always has x's dtype, whatever dtype the scales have.
+- ``quantized_linear(x, w, scales, biases, bias, *, group_size, bits, mode)``: the same, transposed, plus ``bias`` (N,).
 - ``gather_qmm(...)``, ``gather_mm(...)``: as ``mx.gather_qmm`` (with x's dtype) and ``mx.gather_mm``.
 - ``quantized_embedding(indices, w, scales, biases, *, group_size, bits, mode, dtype)``: rows of a quantized table,
   dequantized to ``dtype`` (the scales' dtype when None).
 """
 
-from mlxlm.kernels.plain import (
-    attention,
-    gather_mm,
-    gather_qmm,
-    layer_norm,
-    linear,
-    quantized_embedding,
-    quantized_matmul,
-    rms_norm,
-    rope,
-    swiglu,
-)
+from mlxlm.kernels import plain
+from mlxlm.kernels.choice import CHOICE
 
-__all__ = [
-    "attention",
-    "gather_mm",
-    "gather_qmm",
-    "layer_norm",
-    "linear",
-    "quantized_embedding",
-    "quantized_matmul",
-    "rms_norm",
-    "rope",
-    "swiglu",
-]
+_native = CHOICE.module
+
+
+def _pick(name: str):
+    return getattr(_native, name, None) or getattr(plain, name)
+
+
+attention = _pick("attention")
+gather_mm = _pick("gather_mm")
+gather_qmm = _pick("gather_qmm")
+layer_norm = _pick("layer_norm")
+linear = _pick("linear")
+quantized_embedding = _pick("quantized_embedding")
+quantized_linear = _pick("quantized_linear")
+quantized_matmul = _pick("quantized_matmul")
+rms_norm = _pick("rms_norm")
+rope = _pick("rope")
+swiglu = _pick("swiglu")

@@ -43,6 +43,11 @@ def quantized_matmul(x, w, scales, biases=None, *, transpose=True, group_size=No
     return y.astype(x.dtype)
 
 
+def quantized_linear(x, w, scales, biases=None, bias=None, *, group_size=None, bits=None, mode="affine"):
+    y = mx.quantized_matmul(x, w, scales, biases, transpose=True, group_size=group_size, bits=bits, mode=mode)
+    return (y if bias is None else y + bias).astype(x.dtype)
+
+
 def gather_qmm(x, w, scales, biases=None, *, lhs_indices=None, rhs_indices=None, transpose=True, group_size=None,
                bits=None, mode="affine", global_scale=None, sorted_indices=False):
     y = mx.gather_qmm(

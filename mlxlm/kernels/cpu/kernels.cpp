@@ -1,0 +1,39 @@
+// All kernels for one instruction set: the build compiles this file once for each, with MLXLM_LEVEL and its flags.
+#include "attention_decode.h"
+#include "attention_tiled.h"
+#include "dense.h"
+#include "pointwise.h"
+#include "quantized.h"
+#include "table.h"
+
+namespace {
+
+void attention(const Attention& a) {
+  by_type(a.type, [&]<class T>(T*) {
+    if (a.Hq / a.Hk * a.L <= 8) attend_few<T>(a);
+    else attend_many<T>(a);
+  });
+}
+
+#if MLXLM_LEVEL == 512
+constexpr const char* name = "avx512";
+#elif MLXLM_LEVEL == 2
+constexpr const char* name = "avx2";
+#else
+constexpr const char* name = "scalar";
+#endif
+
+constexpr Table table = {name,       quantized_matmul, dense_matmul, quantized_rows, rms_norm,
+                         layer_norm, swiglu,           rope,         attention,      to_f32};
+
+}  // namespace
+
+namespace mlxlm {
+#if MLXLM_LEVEL == 512
+const Table* table_avx512() { return &table; }
+#elif MLXLM_LEVEL == 2
+const Table* table_avx2() { return &table; }
+#else
+const Table* table_scalar() { return &table; }
+#endif
+}  // namespace mlxlm

@@ -1,0 +1,114 @@
+// Norms and gates as MLX operations.
+#include "ops.h"
+#include "primitive.h"
+
+namespace mlxlm {
+
+namespace {
+
+class RMSNorm : public Kernel {
+ public:
+  RMSNorm(mx::Stream s, float eps) : Kernel(s), eps_(eps) {}
+  const char* name() const override { return "mlxlm.RMSNorm"; }
+
+  mx::array plain(const std::vector<mx::array>& in) const override {
+    return mx::fast::rms_norm(in[0], in.size() > 1 ? MaybeArray(in[1]) : std::nullopt, eps_);
+  }
+
+  void eval_cpu(const std::vector<mx::array>& in, mx::array& out) override {
+    allocate(out);
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    const int D = in[0].shape(-1);
+    const Vector weight = in.size() > 1 ? Vector(in[1], encoder) : Vector();
+    encoder.dispatch([=, x = row_major(in[0], encoder), type = kernel_type(in[0].dtype()), to = out.data<void>(),
+                      out_type = kernel_type(out.dtype()), rows = int64_t(out.size()) / D, eps = eps_] {
+      const float* w = weight.read((float*)scratch(kInput, sizeof(float) * D));
+      kernels().rms_norm(type, x, w, eps, to, out_type, rows, D);
+    });
+  }
+
+ private:
+  float eps_;
+};
+
+class LayerNorm : public Kernel {
+ public:
+  LayerNorm(mx::Stream s, float eps, bool has_weight, bool has_bias)
+      : Kernel(s), eps_(eps), has_weight_(has_weight), has_bias_(has_bias) {}
+  const char* name() const override { return "mlxlm.LayerNorm"; }
+
+  mx::array plain(const std::vector<mx::array>& in) const override {
+    return mx::fast::layer_norm(in[0], has_weight_ ? MaybeArray(in[1]) : std::nullopt,
+                                has_bias_ ? MaybeArray(in.back()) : std::nullopt, eps_);
+  }
+
+  void eval_cpu(const std::vector<mx::array>& in, mx::array& out) override {
+    allocate(out);
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    const int D = in[0].shape(-1);
+    const Vector weight = has_weight_ ? Vector(in[1], encoder) : Vector();
+    const Vector bias = has_bias_ ? Vector(in.back(), encoder) : Vector();
+    encoder.dispatch([=, x = row_major(in[0], encoder), type = kernel_type(in[0].dtype()), to = out.data<void>(),
+                      out_type = kernel_type(out.dtype()), rows = int64_t(out.size()) / D, eps = eps_] {
+      float* buffer = (float*)scratch(kInput, sizeof(float) * 2 * D);
+      kernels().layer_norm(type, x, weight.read(buffer), bias.read(buffer + D), eps, to, out_type, rows, D);
+    });
+  }
+
+ private:
+  float eps_;
+  bool has_weight_, has_bias_;
+};
+
+class SwiGLU : public Kernel {
+ public:
+  explicit SwiGLU(mx::Stream s) : Kernel(s) {}
+  const char* name() const override { return "mlxlm.SwiGLU"; }
+
+  mx::array plain(const std::vector<mx::array>& in) const override {
+    return mx::multiply(mx::multiply(in[0], mx::sigmoid(in[0])), in[1]);
+  }
+
+  void eval_cpu(const std::vector<mx::array>& in, mx::array& out) override {
+    allocate(out);
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    encoder.dispatch([gate = row_major(in[0], encoder), up = row_major(in[1], encoder), to = out.data<void>(),
+                      type = kernel_type(out.dtype()), count = int64_t(out.size())] {
+      kernels().swiglu(type, gate, up, to, count);
+    });
+  }
+};
+
+bool is_vector_of(const MaybeArray& a, int size) {
+  return !a || (a->ndim() == 1 && a->shape(0) == size && is_kernel_float(a->dtype()));
+}
+
+}  // namespace
+
+mx::array op_rms_norm(const mx::array& x, const MaybeArray& weight, float eps) {
+  if (!on_cpu() || !is_kernel_float(x.dtype()) || x.ndim() == 0 || x.size() == 0 || !is_vector_of(weight, x.shape(-1)))
+    return mx::fast::rms_norm(x, weight, eps);
+  std::vector<mx::array> inputs{x};
+  if (weight) inputs.push_back(*weight);
+  return mx::array(x.shape(), mx::result_type(inputs), std::make_shared<RMSNorm>(cpu_stream(), eps), inputs);
+}
+
+mx::array op_layer_norm(const mx::array& x, const MaybeArray& weight, const MaybeArray& bias, float eps) {
+  if (!on_cpu() || !is_kernel_float(x.dtype()) || x.ndim() == 0 || x.size() == 0 ||
+      !is_vector_of(weight, x.shape(-1)) || !is_vector_of(bias, x.shape(-1)))
+    return mx::fast::layer_norm(x, weight, bias, eps);
+  std::vector<mx::array> inputs{x};
+  if (weight) inputs.push_back(*weight);
+  if (bias) inputs.push_back(*bias);
+  auto kernel = std::make_shared<LayerNorm>(cpu_stream(), eps, weight.has_value(), bias.has_value());
+  return mx::array(x.shape(), mx::result_type(inputs), std::move(kernel), inputs);
+}
+
+mx::array op_swiglu(const mx::array& gate, const mx::array& up) {
+  if (!on_cpu() || !is_kernel_float(gate.dtype()) || gate.dtype() != up.dtype() || gate.shape() != up.shape() ||
+      gate.size() == 0)
+    return mx::multiply(mx::multiply(gate, mx::sigmoid(gate)), up);
+  return mx::array(gate.shape(), gate.dtype(), std::make_shared<SwiGLU>(cpu_stream()), {gate, up});
+}
+
+}  // namespace mlxlm

@@ -1,0 +1,32 @@
+// The operations as MLX functions: ours where the arguments and the device allow it, else MLX's own.
+#pragma once
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "mlx/mlx.h"
+
+namespace mlxlm {
+
+namespace mx = mlx::core;
+using MaybeArray = std::optional<mx::array>;
+
+mx::array op_quantized_matmul(const mx::array& x, const mx::array& w, const mx::array& scales, const MaybeArray& biases,
+                              bool transpose, std::optional<int> group_size, std::optional<int> bits,
+                              const std::string& mode);
+mx::array op_quantized_linear(const mx::array& x, const mx::array& w, const mx::array& scales, const MaybeArray& biases,
+                              const MaybeArray& bias, std::optional<int> group_size, std::optional<int> bits,
+                              const std::string& mode);
+mx::array op_quantized_embedding(const mx::array& indices, const mx::array& w, const mx::array& scales,
+                                 const MaybeArray& biases, std::optional<int> group_size, std::optional<int> bits,
+                                 const std::string& mode, const std::optional<mx::Dtype>& dtype);
+mx::array op_linear(const mx::array& x, const mx::array& weight, const MaybeArray& bias);
+mx::array op_rms_norm(const mx::array& x, const MaybeArray& weight, float eps);
+mx::array op_layer_norm(const mx::array& x, const MaybeArray& weight, const MaybeArray& bias, float eps);
+mx::array op_swiglu(const mx::array& gate, const mx::array& up);
+mx::array op_rope(const mx::array& x, int dims, bool traditional, std::optional<float> base, float scale,
+                  const std::variant<int, mx::array>& offset, const MaybeArray& freqs);
+mx::array op_attention(const mx::array& q, const mx::array& k, const mx::array& v, float scale,
+                       const std::variant<std::monostate, std::string, mx::array>& mask, const MaybeArray& sinks);
+
+}  // namespace mlxlm

@@ -1,0 +1,137 @@
+// What is not a matmul: norms, rotation, gates. Each reads and writes memory once.
+#pragma once
+#include "pool.h"
+#include "simd.h"
+
+namespace {
+
+constexpr int64_t SMALL = 32768;  // elements below which a thread's start costs more than it saves
+
+// body(begin, end) over 0 .. count, in parallel parts where there is work for them.
+template <class F>
+inline void in_parts(int64_t count, int64_t elements_each, F&& body) {
+  if (count * elements_each < SMALL) return body(int64_t(0), count);
+  const int parts = int(lesser(count, int64_t(4 * pool_size())));
+  parallel_for(parts, [&](int i) { body(count * i / parts, count * (i + 1) / parts); });
+}
+
+template <class T, class O>
+inline void rms_row(const T* x, const float* weight, float eps, O* out, int D) {
+  V squares{};
+  int i = 0;
+  for (; i + W <= D; i += W) {
+    V v = load(x + i);
+    squares = fma(v, v, squares);
+  }
+  if (i < D) {
+    V v = load_n(x + i, D - i);
+    squares = fma(v, v, squares);
+  }
+  const float inverse = 1.f / __builtin_sqrtf(sum(squares) / float(D) + eps);
+  for (i = 0; i + W <= D; i += W) {
+    V v = load(x + i) * inverse;
+    store(out + i, weight ? v * load(weight + i) : v);
+  }
+  for (; i < D; i++) put(out + i, value(x[i]) * inverse * (weight ? weight[i] : 1.f));
+}
+
+void rms_norm(Dtype type, const void* x, const float* weight, float eps, void* out, Dtype out_type, int64_t rows, int D) {
+  by_type(type, [&]<class T>(T*) {
+    by_type(out_type, [&]<class O>(O*) {
+      in_parts(rows, D, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; r++) rms_row((const T*)x + r * D, weight, eps, (O*)out + r * D, D);
+      });
+    });
+  });
+}
+
+template <class T, class O>
+inline void layer_norm_row(const T* x, const float* weight, const float* bias, float eps, O* out, int D) {
+  float total = 0, squares = 0;
+  V t{}, s{};
+  int i = 0;
+  for (; i + W <= D; i += W) t += load(x + i);
+  for (total = sum(t); i < D; i++) total += value(x[i]);
+  const float mean = total / float(D);
+  for (i = 0; i + W <= D; i += W) {
+    V v = load(x + i) - mean;
+    s = fma(v, v, s);
+  }
+  for (squares = sum(s); i < D; i++) squares += (value(x[i]) - mean) * (value(x[i]) - mean);
+  const float inverse = 1.f / __builtin_sqrtf(squares / float(D) + eps);
+  for (i = 0; i + W <= D; i += W) {
+    V v = (load(x + i) - mean) * inverse;
+    if (weight) v *= load(weight + i);
+    if (bias) v += load(bias + i);
+    store(out + i, v);
+  }
+  for (; i < D; i++)
+    put(out + i, (value(x[i]) - mean) * inverse * (weight ? weight[i] : 1.f) + (bias ? bias[i] : 0.f));
+}
+
+void layer_norm(Dtype type, const void* x, const float* weight, const float* bias, float eps, void* out, Dtype out_type,
+                int64_t rows, int D) {
+  by_type(type, [&]<class T>(T*) {
+    by_type(out_type, [&]<class O>(O*) {
+      in_parts(rows, D, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; r++) layer_norm_row((const T*)x + r * D, weight, bias, eps, (O*)out + r * D, D);
+      });
+    });
+  });
+}
+
+void swiglu(Dtype type, const void* gate, const void* up, void* out, int64_t count) {
+  by_type(type, [&]<class T>(T*) {
+    const T *g = (const T*)gate, *u = (const T*)up;
+    T* o = (T*)out;
+    const auto one = [](V a, V b) { return a / (vexp(-a) + 1.f) * b; };
+    in_parts((count + W - 1) / W, 4 * W, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin * W; i < end * W; i += W) {
+        if (i + W <= count) store(o + i, one(load(g + i), load(u + i)));
+        else store_n(o + i, one(load_n(g + i, int(count - i)), load_n(u + i, int(count - i))), int(count - i));
+      }
+    });
+  });
+}
+
+template <class T>
+inline void rotate_row(const T* x, int64_t stride, T* out, const Rope& r, const float* cosine, const float* sine) {
+  const int half = r.dims / 2, apart = r.traditional ? 1 : half, step = r.traditional ? 2 : 1;
+  int i = 0;
+  if (!r.traditional && stride == 1)
+    for (; i + W <= half; i += W) {
+      V a = load(x + i), b = load(x + half + i), c = load(cosine + i), s = load(sine + i);
+      store(out + i, a * c - b * s);
+      store(out + half + i, a * s + b * c);
+    }
+  for (; i < half; i++) {
+    float a = value(x[i * step * stride]), b = value(x[(i * step + apart) * stride]);
+    put(out + i * step, a * cosine[i] - b * sine[i]);
+    put(out + i * step + apart, a * sine[i] + b * cosine[i]);
+  }
+  for (i = r.dims; i < r.D; i++) out[i] = x[i * stride];
+}
+
+void rope(const Rope& r) {
+  by_type(r.type, [&]<class T>(T*) {
+    in_parts(int64_t(r.B) * r.H * r.L, r.D, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; row++) {
+        const int64_t l = row % r.L, h = row / r.L % r.H, b = row / r.L / r.H;
+        const int64_t angle = ((r.per_row ? b : 0) * r.L + l) * (r.dims / 2);
+        rotate_row((const T*)r.x + b * r.stride[0] + h * r.stride[1] + l * r.stride[2], r.stride[3],
+                   (T*)r.out + row * r.D, r, r.cosine + angle, r.sine + angle);
+      }
+    });
+  });
+}
+
+void to_f32(Dtype type, const void* x, float* out, int64_t count) {
+  by_type(type, [&]<class T>(T*) {
+    const T* from = (const T*)x;
+    int64_t i = 0;
+    for (; i + W <= count; i += W) store(out + i, load(from + i));
+    for (; i < count; i++) out[i] = value(from[i]);
+  });
+}
+
+}  // namespace

@@ -1,0 +1,109 @@
+// One set of vector names over the instruction sets: a vector of W floats `V` whose operators are the compiler's own.
+//
+// Everything here and in the kernels has internal linkage: the same templates are compiled once for each instruction
+// set, and a linker that merged them would run AVX-512 code on a machine without it.
+#pragma once
+#if MLXLM_LEVEL == 512
+#include "simd_avx512.h"
+#elif MLXLM_LEVEL == 2
+#include "simd_avx2.h"
+#else
+#include "simd_generic.h"
+#endif
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+namespace {
+using namespace mlxlm;
+
+typedef uint32_t U __attribute__((vector_size(4 * W)));
+
+inline int lesser(int a, int b) { return a < b ? a : b; }
+inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int greater(int a, int b) { return a > b ? a : b; }
+inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+inline V splat(float x) { return x - V{}; }
+inline V fma(V a, V b, V c) { return a * b + c; }
+
+inline V load(const float* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+inline V load(const bf16* p) {
+  H h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return (V)(__builtin_convertvector(h, U) << 16);
+}
+inline V load(const f16* p) { return load_half(p); }
+inline void store(float* p, V v) { __builtin_memcpy(p, &v, sizeof v); }
+inline void store(bf16* p, V v) {
+  U u = (U)v;
+  U rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16;
+  // Rounding a NaN could carry into the exponent or the sign; a quiet bit keeps it one.
+  H h = __builtin_convertvector(v == v ? rounded : (u >> 16 | 0x40), H);
+  __builtin_memcpy(p, &h, sizeof h);
+}
+inline void store(f16* p, V v) { store_half(p, v); }
+
+template <class T>
+inline V load_n(const T* p, int n) {
+  T whole[W] = {};
+  for (int i = 0; i < n; i++) whole[i] = p[i];
+  return load(whole);
+}
+template <class T>
+inline void store_n(T* p, V v, int n) {
+  T whole[W];
+  store(whole, v);
+  for (int i = 0; i < n; i++) p[i] = whole[i];
+}
+
+inline float value(float x) { return x; }
+inline float value(bf16 x) {
+  uint32_t bits = uint32_t(x.bits) << 16;
+  float f;
+  __builtin_memcpy(&f, &bits, 4);
+  return f;
+}
+inline float value(f16 x) { return f16_value(x.bits); }
+inline void put(bf16* p, float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  p->bits = uint16_t(x == x ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : bits >> 16 | 0x40);
+}
+inline void put(f16* p, float x) { p->bits = f16_bits(x); }
+inline void put(float* p, float x) { *p = x; }
+
+// e^x to one unit in the last place or two; infinite above 88.72, 0 below -87.33, NaN for NaN.
+inline V vexp(V x) {
+  V bounded = x > 89.f ? splat(89.f) : x;
+  bounded = bounded < -89.f ? splat(-89.f) : bounded;
+  const float shifter = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
+  V n = fma(bounded, splat(1.44269504f), splat(shifter));
+  I exponent = (I)n << 23;
+  n -= shifter;
+  V r = fma(n, splat(-0.693359375f), bounded);
+  r = fma(n, splat(2.12194440e-4f), r);
+  V p = splat(1.9875691500e-4f);
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  p = fma(p, r * r, r) + 1.f;
+  V y = (V)((I)p + exponent);
+  y = x > 88.72283f ? splat(__builtin_inff()) : y;
+  y = x < -87.33654f ? splat(0.f) : y;
+  return x == x ? y : x;
+}
+
+template <class F>
+inline void by_type(Dtype t, F&& f) {
+  if (t == Dtype::f32) f((float*)nullptr);
+  else if (t == Dtype::bf16) f((bf16*)nullptr);
+  else f((f16*)nullptr);
+}
+
+}  // namespace

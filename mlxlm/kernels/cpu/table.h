@@ -1,0 +1,32 @@
+// The C-like face of the kernels: one table of functions for each instruction set, of which one is in force.
+#pragma once
+#include "types.h"
+
+namespace mlxlm {
+
+struct Table {
+  const char* name;
+  void (*quantized_matmul)(const QuantizedMatrix&, const MatmulRows&);
+  void (*dense_matmul)(const DenseMatrix&, const MatmulRows&);
+  // rows[i] names the table's row; out is (count, K) of `type`.
+  void (*quantized_rows)(const QuantizedMatrix&, const int64_t* rows, int64_t count, Dtype type, void* out);
+  // weight and bias are (D,) in f32, or null.
+  void (*rms_norm)(Dtype, const void* x, const float* weight, float eps, void* out, Dtype out_type, int64_t rows, int D);
+  void (*layer_norm)(Dtype, const void* x, const float* weight, const float* bias, float eps, void* out, Dtype out_type,
+                     int64_t rows, int D);
+  void (*swiglu)(Dtype, const void* gate, const void* up, void* out, int64_t count);
+  void (*rope)(const Rope&);
+  void (*attention)(const Attention&);
+  void (*to_f32)(Dtype, const void* x, float* out, int64_t count);
+};
+
+const Table* table_scalar();
+const Table* table_avx2();    // null where the build has no such code
+const Table* table_avx512();  // null where the build has no such code
+
+// The table in force. `forced` is "", "scalar", "avx2" or "avx512"; a set that the machine lacks is refused with
+// null. The first successful call decides for the process.
+const Table* choose_table(const char* forced);
+const Table& kernels();
+
+}  // namespace mlxlm

@@ -1,0 +1,106 @@
+// The matmul of many rows. Weights are the broadcast side, activations the side that fills the lanes, so that weights
+// are used in the order they are stored in, and never transposed.
+#pragma once
+#include "codes.h"
+
+namespace {
+
+constexpr int DEPTH = 512;   // how much of K a tile covers: ROWS * DEPTH weights stay in the first cache
+constexpr int CHUNK = 256;   // how many activation rows are packed at a time: bounds the scratch memory
+constexpr int WIDE = 2 * W;  // activation rows of a panel
+
+// out[r][0..N*W) += sum over k of weight[r][k] * panel[k][0..N*W), for ROWS rows.
+template <int N>
+inline void multiply_tile(const float* const* weight, const float* panel, int depth, float* out, int out_stride,
+                          bool first) {
+  V acc[ROWS][N];
+  UNROLL for (int r = 0; r < ROWS; r++)
+    UNROLL for (int c = 0; c < N; c++) acc[r][c] = first ? V{} : load(out + r * out_stride + c * W);
+  const float* w[ROWS];
+  UNROLL for (int r = 0; r < ROWS; r++) w[r] = weight[r];
+  for (int k = 0; k < depth; k++, panel += N * W) {
+    V x[N];
+    UNROLL for (int c = 0; c < N; c++) x[c] = load(panel + c * W);
+    UNROLL for (int r = 0; r < ROWS; r++) {
+      V one = splat(w[r][k]);
+      UNROLL for (int c = 0; c < N; c++) acc[r][c] = fma(one, x[c], acc[r][c]);
+    }
+  }
+  UNROLL for (int r = 0; r < ROWS; r++) UNROLL for (int c = 0; c < N; c++) store(out + r * out_stride + c * W, acc[r][c]);
+}
+
+// M activation rows as panels: panel p holds rows p * WIDE on, as [k][row], with K padded to `length` by zeros. The
+// last panel is W wide where that is enough.
+struct Panels {
+  float* data;
+  int M, length;
+  int count() const { return (M + WIDE - 1) / WIDE; }
+  int width(int p) const { return M - p * WIDE > W ? WIDE : W; }
+  float* at(int p) const { return data + size_t(p) * WIDE * length; }
+  size_t size() const { return size_t(count()) * WIDE * length; }
+};
+
+// Panel p from the rows of x; `per` says which block order the weights come in (see Codes), 0 for their own.
+template <int per, class T>
+inline void pack_panel(const T* x, int K, const Panels& panels, int p) {
+  const int width = panels.width(p), rows = lesser(panels.M - p * WIDE, width);
+  float* row = (float*)scratch(kPrivate, sizeof(float) * panels.length);
+  float* out = panels.at(p);
+  for (int i = 0; i < width; i++) {
+    if (i >= rows) {
+      for (int k = 0; k < panels.length; k++) out[size_t(k) * width + i] = 0;
+      continue;
+    }
+    const T* from = x + size_t(p * WIDE + i) * K;
+    if constexpr (per == 0) widen(from, K, row);
+    else in_block_order<per>(from, K, row);
+    for (int k = 0; k < panels.length; k++) out[size_t(k) * width + i] = row[k];
+  }
+}
+
+// out rows first .. first + panels.M, columns n .. n + count, from tile[r][m].
+template <class T>
+inline void write_tile(const float* tile, int stride, const MatmulRows& rows, int first, int M, int N, int n, int count) {
+  T* out = (T*)rows.out + size_t(first) * N + n;
+  for (int m = 0; m < M; m++, out += N)
+    for (int r = 0; r < count; r++) put(out + r, tile[r * stride + m] + (rows.bias ? rows.bias[n + r] : 0.f));
+}
+
+// Runs `rows` against N weight rows. source.rows(n, k, depth, buffer, pointers) gives ROWS pointers to f32 weights,
+// rows n on (the last repeated past the end), K from k on.
+template <int per, class Source>
+inline void many_rows(const Source& source, int N, int K, int length, const MatmulRows& rows) {
+  for (int first = 0; first < rows.M; first += CHUNK) {
+    Panels panels{nullptr, lesser(CHUNK, rows.M - first), length};
+    panels.data = (float*)scratch(kPanel, sizeof(float) * panels.size());
+    by_type(rows.type, [&]<class T>(T*) {
+      const T* x = (const T*)rows.x + size_t(first) * K;
+      parallel_for(panels.count(), [&](int p) { pack_panel<per>(x, K, panels, p); });
+    });
+    const int stride = round_up(panels.M, WIDE);
+    const int tiles = (N + ROWS - 1) / ROWS;
+    const int share = greater(1, lesser(4, tiles / (4 * pool_size()))), tasks = (tiles + share - 1) / share;
+    parallel_for(tasks, [&](int task) {
+      float* tile = (float*)scratch(kTile, sizeof(float) * ROWS * stride);
+      float* buffer = (float*)scratch(kRows, sizeof(float) * (ROWS * DEPTH + source.extra()));
+      for (int t = task * share; t < lesser(tiles, (task + 1) * share); t++) {
+        const int n = t * ROWS;
+        for (int k = 0; k < length; k += DEPTH) {
+          const int depth = lesser(DEPTH, length - k);
+          const float* weight[ROWS];
+          source.rows(n, k, depth, buffer, weight);
+          for (int p = 0; p < panels.count(); p++) {
+            const float* panel = panels.at(p) + size_t(k) * panels.width(p);
+            if (panels.width(p) == WIDE) multiply_tile<2>(weight, panel, depth, tile + p * WIDE, stride, k == 0);
+            else multiply_tile<1>(weight, panel, depth, tile + p * WIDE, stride, k == 0);
+          }
+        }
+        by_type(rows.type, [&]<class T>(T*) {
+          write_tile<T>(tile, stride, rows, first, panels.M, N, n, lesser(ROWS, N - n));
+        });
+      }
+    });
+  }
+}
+
+}  // namespace

@@ -1,0 +1,91 @@
+// The number types and matrix descriptions that the kernels, the dispatch table and the MLX shim share.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace mlxlm {
+
+enum class Dtype : int { f32, bf16, f16 };
+
+// How a group's scale is stored: the float types, or a bare exponent (mxfp4, mxfp8), or fp8 (nvfp4).
+enum class ScaleType : int { f32, bf16, f16, e8m0, e4m3 };
+
+// How a weight's code becomes a number: affine is code * scale + bias; the others are code * scale.
+enum class Format : int { affine, fp4, fp8 };
+
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+inline size_t size_of(Dtype t) { return t == Dtype::f32 ? 4 : 2; }
+
+// (N, K) weights, row after row, K codes of `bits` bits a row, one scale (and bias) per `group` codes.
+struct QuantizedMatrix {
+  const uint8_t* codes;
+  const void* scales;
+  const void* biases;  // null unless affine
+  ScaleType scale_type;
+  Format format;
+  int bits, group;
+  int N, K;
+
+  size_t row_bytes() const { return size_t(K) / 8 * bits; }
+  size_t scale_size() const { return scale_type == ScaleType::f32 ? 4 : scale_type >= ScaleType::e8m0 ? 1 : 2; }
+  int groups() const { return K / group; }
+};
+
+// (N, K) weights in a float type; each row is contiguous, rows are `stride` elements apart.
+struct DenseMatrix {
+  const void* data;
+  Dtype type;
+  int N, K;
+  int64_t stride;
+};
+
+// The rows that a matmul reads and writes: x is (M, K) contiguous, out is (M, N) contiguous, both of `type`.
+// `bias` is (N,) in f32, or null.
+struct MatmulRows {
+  Dtype type;
+  const void* x;
+  void* out;
+  const float* bias;
+  int M;
+};
+
+// A mask broadcast to (B, Hq, L, S): strides in elements, 0 where it is broadcast.
+struct Mask {
+  enum Kind : int { none, causal, boolean, additive } kind = none;
+  Dtype type = Dtype::f32;
+  const void* data = nullptr;
+  int64_t stride[4] = {0, 0, 0, 0};
+};
+
+// Attention over q (B, Hq, L, D), k (B, Hk, S, D), v (B, Hk, S, Dv); the last axis of each is contiguous.
+// out is (B, L, Hq, Dv) in memory: transposing heads back to (B, L, Hq * Dv) then costs nothing.
+struct Attention {
+  Dtype type;
+  const void *q, *k, *v;
+  void* out;
+  int64_t q_stride[3], k_stride[3], v_stride[3];  // batch, head, position
+  int B, Hq, Hk, L, S, D, Dv;
+  float scale;
+  Mask mask;
+  const float* sinks;  // (Hq,) or null
+};
+
+// Rotation of x (B, H, L, D) with strides in elements; `out` is contiguous. `cosine` and `sine` are
+// (Bo, L, dims / 2) with Bo = B where rows have offsets of their own, else 1.
+struct Rope {
+  Dtype type;
+  const void* x;
+  void* out;
+  int64_t stride[4];
+  int B, H, L, D, dims;
+  bool traditional, per_row;
+  const float *cosine, *sine;
+};
+
+}  // namespace mlxlm
