@@ -18,27 +18,28 @@ from .errors import ConfigError
 # fmt: off
 HARMLESS = frozenset((
     "architectures", "attention_dropout", "attn_dropout", "attn_implementation", "audio_config", "auto_map",
-    "aux_loss_alpha", "base_model_pp_plan", "base_model_tp_plan", "boi_token_id", "boi_token_index",
-    "bos_token_id", "cache_implementation", "chunk_size", "chunk_size_feed_forward", "classifier_dropout",
-    "cls_token_id", "conversation_type", "decoder_start_token_id", "do_sample", "dropout", "dtype",
-    "embd_pdrop", "eoi_token_id", "eoi_token_index", "eos_token_id", "ep_size", "experts_implementation",
-    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "head_type",
+    "aux_loss_alpha", "base_model_pp_plan", "base_model_tp_plan", "boi_token_id", "boi_token_index", "bos_token_id",
+    "cache_implementation", "chunk_size", "chunk_size_feed_forward", "classifier_dropout", "cls_token_id",
+    "conversation_type", "decoder_start_token_id", "do_sample", "dropout", "dtype", "embd_pdrop", "eoi_token_id",
+    "eoi_token_index", "eos_token_id", "ep_size", "experts_implementation", "finetuning_task",
+    "forced_bos_token_id", "forced_eos_token_id", "fused_add_norm", "gradient_checkpointing", "head_type",
     "hidden_dropout", "id2label", "ignore_keys_at_rope_validation", "image_token_id", "image_token_index",
     "initial_context_length", "initializer_factor", "initializer_range", "is_decoder", "is_encoder_decoder",
     "is_llama_config", "keys_to_ignore_at_inference", "label2id", "language", "license", "mamba_chunk_size",
     "mamba_ssm_cache_dtype", "max_length", "max_seq_len", "metadata", "min_length", "mm_tokens_per_image",
     "model_max_length", "model_type", "moe_shared_expert_overlap", "mtp_hybrid_override_pattern",
     "mtp_layers_block_type", "mtp_loss_scaling_factor", "name_or_path", "num_labels", "num_logits_to_keep",
-    "num_nextn_predict_layers", "output_attentions", "output_hidden_states", "output_router_logits",
-    "pad_token_id", "prefix", "pretraining_seq_length", "problem_type", "pruned_heads", "quantization",
+    "num_nextn_predict_layers", "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id",
+    "pad_vocab_size_multiple", "prefix", "pretraining_seq_length", "problem_type", "pruned_heads", "quantization",
     "quantization_config", "repetition_penalty", "rescale_prenorm_residual", "resid_pdrop", "residual_in_fp32",
     "return_dict", "rope_interleave_factor", "router_aux_loss_coef", "router_dropout", "router_jitter_noise",
-    "sep_token_id", "seq_aux", "summary_activation", "swiglu_limit_dtype", "task_specific_params",
-    "temperature", "tf_legacy_loss", "tie_encoder_decoder", "time_step_floor", "time_step_max",
-    "time_step_rank", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
-    "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version", "use_bfloat16",
-    "use_cache", "use_flash_attention_2", "use_flash_attn", "use_mamba_kernels", "use_residual_in_fp32",
-    "video_token_id", "video_token_index", "vision_config",
+    "sep_token_id", "seq_aux", "summary_activation", "swiglu_limit_dtype", "task_specific_params", "temperature",
+    "tf_legacy_loss", "tie_encoder_decoder", "time_step_floor", "time_step_init_scheme", "time_step_max",
+    "time_step_rank", "time_step_scale", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version", "use_associative_scan",
+    "use_bfloat16", "use_cache", "use_falcon_mambapy", "use_flash_attention_2", "use_flash_attn",
+    "use_mamba_kernels", "use_mambapy", "use_residual_in_fp32", "video_token_id", "video_token_index",
+    "vision_config",
 ))
 # fmt: on
 
@@ -107,7 +108,8 @@ class DecoderConfig:
     intermediate_size: int = 0
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6
-    rope_theta: float = 10_000.0  # where rope_parameters has none
+    rope_theta: float = 10_000.0  # where rope_parameters has none, as partial_rotary_factor
+    partial_rotary_factor: float = 1.0
     rope_parameters: dict | None = None
     max_position_embeddings: int = 2048
     tie_word_embeddings: bool = False
@@ -126,11 +128,12 @@ class DecoderConfig:
                 )
 
     def rope(self, layer_type: str | None = None) -> dict:
-        """The RoPE settings of a kind of layer, with rope_theta filled in."""
+        """The RoPE settings of a kind of layer, with rope_theta and partial_rotary_factor filled in."""
         settings = self.rope_parameters or {}
         if layer_type is not None and isinstance(settings.get(layer_type), dict):
             settings = settings[layer_type]
-        return {"rope_type": "default", "rope_theta": self.rope_theta, **settings}
+        defaults = {"rope_theta": self.rope_theta, "partial_rotary_factor": self.partial_rotary_factor}
+        return {"rope_type": "default", **defaults, **settings}
 
 
 def positive(config: Any, name: str, most: int = 1 << 40) -> None:
@@ -154,7 +157,7 @@ def normalize(raw: dict[str, Any], where: str = "config.json") -> dict[str, Any]
     """``raw`` in the one dialect: rope settings, layer types and dead windows."""
     if not isinstance(raw, dict):
         raise ConfigError("it isn't a JSON object", where=where, found=type(raw).__name__)
-    out = dict(raw)
+    out = {key: _plain(value) for key, value in raw.items()}
     settings = _rope_settings(out, where)
     if settings:
         out["rope_parameters"] = settings
@@ -165,6 +168,16 @@ def normalize(raw: dict[str, Any], where: str = "config.json") -> dict[str, Any]
     return out
 
 
+def _plain(value: Any) -> Any:
+    """A value as it is, with numbers that JSON can't hold (``{"__float__": "Infinity"}``) as floats."""
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict) and value.keys() == {"__float__"} and value["__float__"] in _FLOATS:
+        return float(value["__float__"])
+    return value
+
+
+_FLOATS = {"Infinity", "-Infinity", "NaN"}
 _ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 
 
@@ -250,7 +263,7 @@ def may_matter(name: str, value: Any) -> bool:
 
 
 def _harmless(name: str, value: Any) -> bool:
-    return name in HARMLESS or name.startswith("_") or _neutral(value) or name.endswith("token_id")
+    return name in HARMLESS or name.startswith("_") or _neutral(value) or name.endswith(("token_id", "dropout"))
 
 
 def _judge(name: str, value: Any, known: dict, where: str, model_type: Any) -> None:

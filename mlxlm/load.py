@@ -104,7 +104,7 @@ def _native(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, A
         weights = apply(architecture.values, weights, config)
     weights = drop_spare(weights, raw, config)
     if settings := quantization(raw, where):
-        settings = {rename_path(architecture.names, key): value for key, value in settings.items()}
+        settings = {path: v for key, v in settings.items() for path in rename_path(architecture.names, key)}
         quantize_structure(model, weights, settings, where)
     missing = getattr(checkpoint, "missing_files", [])
     hint = f"The index names files that aren't there: {', '.join(missing[:5])}." if missing else None

@@ -136,12 +136,19 @@ class Split:
     """One fused module becomes several along the output axis: ``Split("qkv_proj", ("q_proj", …), sizes)``.
 
     ``sizes(config)`` gives the rows of each part; None splits evenly; ``interleaved`` takes every n-th row.
+    ``rows(config)`` lists the rows of each part one by one, for parts that lie mixed.
     """
 
     old: str
     into: tuple[str, ...]
     sizes: Callable[[Any], list[int]] | None = None
     interleaved: bool = False
+    rows: Callable[[Any], list[list[int]]] | None = None
+
+    def paths(self, path: str) -> list[str]:
+        """The paths of the parts of a fused module, or the path alone."""
+        head = path.removesuffix(f".{self.old}")
+        return [path] if head == path else [f"{head}.{part}" for part in self.into]
 
     def __call__(self, weights: Weights, config: Any) -> Weights:
         out: Weights = {}
@@ -157,7 +164,8 @@ class Split:
     def _parts(self, name: str, kind: str, w: mx.array, config: Any) -> list[mx.array]:
         axis = w.ndim - 1 if kind == "bias" else max(w.ndim - 2, 0)
         rows, n = w.shape[axis], len(self.into)
-        sizes = self.sizes(config) if self.sizes else [rows // n] * n
+        chosen = self.rows(config) if self.rows else None
+        sizes = [len(c) for c in chosen] if chosen else self.sizes(config) if self.sizes else [rows // n] * n
         if sum(sizes) != rows:
             raise WeightError(
                 "a fused tensor doesn't hold the rows that the config asks for",
@@ -165,6 +173,8 @@ class Split:
                 found=tuple(w.shape),
                 expected=f"{sum(sizes)} rows ({' + '.join(map(str, sizes))})",
             )
+        if chosen:
+            return [mx.take(w, mx.array(c), axis=axis) for c in chosen]
         if self.interleaved:
             return [mx.take(w, mx.arange(i, rows, n), axis=axis) for i in range(n)]
         cuts = [sum(sizes[: i + 1]) for i in range(n - 1)]
@@ -211,12 +221,31 @@ def apply(rules: Iterable[Rule], weights: Weights, config: Any) -> Weights:
     return weights
 
 
-def rename_path(rules: Iterable[Rule], path: str) -> str:
-    """A module path (a per-layer quantization key) after the renaming rules."""
+def rename_path(rules: Iterable[Rule], path: str) -> list[str]:
+    """What the renaming and splitting rules make of a module path (a per-layer quantization key)."""
+    paths = [path]
     for rule in rules:
         if isinstance(rule, Rename | Lift):
-            path = rule.path(path)
-    return path
+            paths = [rule.path(p) for p in paths]
+        elif isinstance(rule, Split):
+            paths = [part for p in paths for part in rule.paths(p)]
+    return paths
+
+
+def qkv_sizes(config: Any) -> list[int]:
+    """The rows of queries, keys and values that lie one after the other in a fused projection."""
+    kv = config.num_key_value_heads * config.head_dim
+    return [config.num_attention_heads * config.head_dim, kv, kv]
+
+
+def qkv_rows(config: Any) -> list[list[int]]:
+    """The rows of queries, keys and values that lie together group by group: a group's queries, its key, its value."""
+    each, dim = config.num_attention_heads // config.num_key_value_heads, config.head_dim
+    groups = [g * (each + 2) * dim for g in range(config.num_key_value_heads)]
+    return [
+        [start + row for start in groups for row in range(low * dim, high * dim)]
+        for low, high in ((0, each), (each, each + 1), (each + 1, each + 2))
+    ]
 
 
 def stacked(*projections: str, old: str = "mlp.experts.*", new: str = "mlp.switch_mlp") -> tuple[Stack, ...]:
@@ -230,3 +259,7 @@ FUSED_EXPERTS = (
     Suffix("mlp.experts.down_proj", "mlp.switch_mlp.down_proj.weight"),
     Split("switch_mlp.gate_up_proj", ("switch_mlp.gate_proj", "switch_mlp.up_proj")),
 )
+
+QKV = ("q_proj", "k_proj", "v_proj")
+FUSED_QKV = Split("qkv_proj", QKV, qkv_sizes)
+FUSED_MLP = Split("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))

@@ -43,7 +43,8 @@ class Attention(nn.Module):
     """Grouped-query attention.
 
     What varies between models comes in as a part, not as a flag: ``rope`` is a callable or None,
-    ``q_norm``/``k_norm`` are norms over (B, L, heads, head_dim) or None, ``attend`` does the scoring.
+    ``q_norm``/``k_norm`` are norms over (B, L, heads, head_dim) or None, ``attend`` does the scoring; ``clip`` bounds
+    queries, keys and values.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Attention(nn.Module):
         bias: bool = False,
         out_bias: bool | None = None,
         sinks: bool = False,
+        clip: float | None = None,
         attend: Callable = attend,
     ):
         super().__init__()
@@ -72,7 +74,7 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = q_norm, k_norm
         if sinks:
             self.sinks = mx.zeros((heads,))
-        self._rope, self._attend = rope, attend
+        self._rope, self._attend, self._clip = rope, attend, clip
         self.head_dim, self.window = head_dim, window
         self.scale = head_dim**-0.5 if scale is None else scale
 
@@ -85,15 +87,23 @@ class Attention(nn.Module):
     def mix(self, q: mx.array, x: mx.array, cache, step) -> mx.array:
         """What ``q`` (B, L, heads, head_dim) gathers from ``x`` and all before it, as (B, L, heads * head_dim)."""
         k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
-        if "q_norm" in self:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (t.swapaxes(1, 2) for t in (q, k, v))
-        if self._rope is not None:
-            q, k = self._rope(q, step), self._rope(k, step)
+        q, k = self.normed(q, k)
+        if self._clip is not None:
+            q, k, v = (mx.clip(t, -self._clip, self._clip) for t in (q, k, v))
+        q, k = self.turned(q.swapaxes(1, 2), k.swapaxes(1, 2), step)
+        v = v.swapaxes(1, 2)
         mask = step.mask(cache)
         k, v = cache.update_and_fetch(k, v)
         out = self._attend(q, k, v, scale=self.scale, mask=mask, sinks=self.get("sinks"))
         return out.swapaxes(1, 2).flatten(-2)
+
+    def normed(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
+        """Queries and keys (B, L, heads, head_dim) after their norms, if the model has them here."""
+        return (self.q_norm(q), self.k_norm(k)) if "q_norm" in self else (q, k)
+
+    def turned(self, q: mx.array, k: mx.array, step) -> tuple[mx.array, mx.array]:
+        """Queries and keys (B, heads, L, head_dim) turned by their positions."""
+        return (self._rope(q, step), self._rope(k, step)) if self._rope is not None else (q, k)
 
     def heads(self, x: mx.array) -> mx.array:
         """(B, L, heads * head_dim) to (B, L, heads, head_dim)."""

@@ -25,13 +25,13 @@ class Config(DecoderConfig):
     use_qk_norm: bool = False
     attention_bias: bool = False
     rms_norm_eps: float = 1e-5
+    partial_rotary_factor: float = 0.5
     scoring_func: str = "sigmoid"
     topk_method: str = "noaux_tc"
 
     def __post_init__(self):
         super().__post_init__()
         recipe.only(self, scoring_func="sigmoid", topk_method="noaux_tc")
-        self.rope_parameters = {"partial_rotary_factor": 0.5, **(self.rope_parameters or {})}
 
 
 def build(c: Config) -> Decoder:

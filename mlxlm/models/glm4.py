@@ -1,0 +1,23 @@
+"""GLM 4 0414 and Z1: GLM with a second norm behind attention and MLP."""
+
+from functools import partial
+
+from ..architecture import Architecture
+from ..layers import PreNorm
+from ..weights import FUSED_MLP
+from . import glm
+
+
+class Block(PreNorm):
+    """A norm on either side of both; the checkpoint calls the one before the MLP ``post_attention_layernorm``."""
+
+    def __init__(self, mixer, mlp, norm):
+        super().__init__(mixer, mlp, norm)
+        self.post_self_attn_layernorm, self.post_mlp_layernorm = norm(), norm()
+
+    def __call__(self, x, cache, step):
+        x = x + self.post_self_attn_layernorm(self.self_attn(self.input_layernorm(x), cache, step))
+        return x + self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(x)))
+
+
+ARCHITECTURE = Architecture(glm.Config, partial(glm.build, shape=Block), (FUSED_MLP,))
