@@ -50,7 +50,9 @@ class GGUF:
         weights: dict[str, mx.array] = {}
 
         def work(move: Move) -> list[tuple[str, mx.array]]:
-            return list(converted(move, shapes))
+            pairs = list(converted(move, shapes))
+            mx.eval([array for _, array in pairs])  # another thread can't: MLX's streams belong to threads
+            return pairs
 
         # numpy works outside the interpreter's lock, so a few threads halve the wait and cost no more CPU time.
         with ThreadPoolExecutor(WORKERS) as pool:
