@@ -136,7 +136,7 @@ def _built(checkpoint: Checkpoint, tensors: Mapping[str, tuple[str, int]], conte
     settings = quantization(raw, where)
     if settings:
         architecture = LLMTypeRegistry.shared.architecture(raw["model_type"])
-        names = {rename_path(architecture.names, name) for name in tensors}
+        names = {new for name in tensors for new in rename_path(architecture.names, name)}
         scales = _Scales(names if any(name.endswith(".scales") for name in names) else None, settings)
         quantize_structure(model, scales, settings, where)  # type: ignore[arg-type]
     weights = sum(array.nbytes for array in _parameters(model).values())

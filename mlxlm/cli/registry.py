@@ -49,9 +49,8 @@ def _types() -> list[dict[str, Any]]:
 def _presets() -> list[dict[str, Any]]:
     from ..registry import LLMRegistry, VLMRegistry
 
-    return [{"name": name, "for": use, "id": configuration.id or str(configuration.directory)}
-            for use, registry in (("text", LLMRegistry), ("vision", VLMRegistry))
-            for name, configuration in registry.presets.items()]
+    return [{"name": name, "for": use, "id": registry.configuration(name).name}
+            for use, registry in (("text", LLMRegistry), ("vision", VLMRegistry)) for name in registry.names()]
 
 
 def _matching(rows: Sequence[dict[str, Any]], word: str | None) -> list[dict[str, Any]]:

@@ -1,0 +1,65 @@
+# make demo | test | check | bench | lint | clean. All of it happens in .venv, with pip alone.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PROMPT ?= Why is the sky blue?
+MODEL ?= smolLM2_135M
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What the installed package is built from; Python files are read where they lie.
+BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard mlxlm/kernels/cpu/*)
+# The folders that `make check` runs, without the tests that are marked slow.
+FAST := tests/test_structure.py tests/cli tests/generate tests/layers tests/registry tests/text tests/parity
+
+.PHONY: demo test check bench lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	@$(BIN)/mlxlm generate $(MODEL) --prompt "$(PROMPT)" --max-tokens 200
+
+test: $(VENV)/.test
+	@$(BIN)/pytest tests
+
+check: $(VENV)/.test
+	@$(BIN)/pytest -m "not slow" $(wildcard $(FAST))
+
+bench: $(VENV)/.test
+	@$(BIN)/python scripts/bench.py
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find mlxlm scripts tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+	  echo "mlxlm needs Python 3.11 or later; python3 here is: $$(python3 --version 2>&1)."; \
+	  echo "Install a newer one, or name it: make demo PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "mlxlm needs Python 3.11 or later, and $(PYTHON) isn't."; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { \
+	  echo "$(PYTHON) can't make virtual environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BUILT_FROM) | $(BIN)/python
+	@echo "Installing mlxlm and what it needs (a few minutes the first time: its CPU kernels are compiled)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	@echo "Installing what the tests need (torch is the largest part)"
+	@$(PIP) torch==2.13.0
+	@$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	@echo "Installing ruff and pyright"
+	@$(PIP) --editable '.[dev]'
+	@touch $(VENV)/.installed $(VENV)/.test $@
