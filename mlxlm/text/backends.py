@@ -12,7 +12,7 @@ from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
 
 from mlxlm.errors import TokenizerError
-from mlxlm.text.settings import CLASS_DEFAULTS, Settings, TokenSpec
+from mlxlm.text.settings import CLASS_DEFAULTS, Settings, TokenSpec, in_order
 
 TOKENIZER = "tokenizer.json"
 OTHER_FORMATS = ("*.model", "*.tiktoken", "vocab.json", "vocab.txt", "tekken.json")
@@ -47,10 +47,11 @@ def open_backend(path: Path) -> Backend:
 
 def add_tokens(backend: Backend, settings: Settings) -> None:
     """Adds the tokens that the side files name, in transformers' order, so that new ones get the same ids."""
-    known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    specs = [spec for _, spec in sorted(settings.added.items())]
-    listed = known | {spec.content for spec in specs}
-    for spec in [*settings.named.values(), *settings.extra]:
+    known = backend.get_added_tokens_decoder()
+    own = known if settings.added_is_older else ()
+    specs = [spec for index, spec in sorted(settings.added.items()) if index not in own]
+    listed = {token.content for token in known.values()} | {spec.content for spec in specs}
+    for spec in [*in_order(settings.named).values(), *settings.extra]:
         if spec.content not in listed:
             listed.add(spec.content)
             specs.append(TokenSpec(spec.content, True, spec.flags))

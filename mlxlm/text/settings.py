@@ -43,16 +43,25 @@ class TokenSpec:
 
 @dataclass
 class Settings:
-    """Everything that the side files say, checked."""
+    """Everything that the side files say, checked.
+
+    `added_is_older`: the added tokens come from added_tokens.json, above which tokenizer.json stands.
+    """
 
     named: dict[str, TokenSpec] = field(default_factory=dict)
     extra: list[TokenSpec] = field(default_factory=list)
     added: dict[int, TokenSpec] = field(default_factory=dict)
+    added_is_older: bool = False
     chat_template: str | dict[str, str] | None = None
     template_files: dict[str, str] = field(default_factory=dict)
     clean_up_spaces: bool = False
     tokenizer_class: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
+
+
+def in_order(named: dict[str, TokenSpec]) -> dict[str, TokenSpec]:
+    """The named tokens with the standard ones first, in transformers' order."""
+    return {key: named[key] for key in dict.fromkeys((*STANDARD, *named)) if key in named}
 
 
 def read_settings(folder: Path, overrides: dict[str, Any] | None = None) -> Settings:
@@ -138,7 +147,7 @@ def _read_tokens(settings: Settings, folder: Path, overrides: dict) -> None:
     legacy = folder / "special_tokens_map.json"
     _take_tokens(settings, {k: v for k, v in read_object(legacy).items() if not overrides.get(k)}, legacy,
                  special=True)
-    older = folder / "added_tokens.json"
+    older, settings.added_is_older = folder / "added_tokens.json", True
     special = {spec.content for spec in [*settings.named.values(), *settings.extra]}
     for content, index in read_object(older).items():
         if not isinstance(index, int) or isinstance(index, bool) or index < 0:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlxlm.errors import TemplateError, TokenizerError
 from mlxlm.text import backends
 from mlxlm.text.detokenizer import StreamingDetokenizer, detokenizer_for
-from mlxlm.text.settings import STANDARD, Settings, TokenSpec, named_templates, read_settings
+from mlxlm.text.settings import STANDARD, Settings, TokenSpec, in_order, named_templates, read_settings
 from mlxlm.text.stages import CLEAN_UP
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Tokenizer:
     def __init__(self, backend: Any, settings: Settings, *, extra_eos_ids: Iterable[int] = (),
                  name: str = "tokenizer"):
         self.backend, self.name = backend, name
-        self.special_tokens_map = {key: spec.content for key, spec in settings.named.items()}
+        self.special_tokens_map = {key: spec.content for key, spec in in_order(settings.named).items()}
         self._extra_special = [spec.content for spec in settings.extra]
         self.chat_template: str | dict[str, str] | None = settings.chat_template
         self._template_files = settings.template_files
