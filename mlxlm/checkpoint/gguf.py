@@ -17,7 +17,7 @@ import mlx.core as mx
 from ..errors import ConfigError, SourceError, UsageError, WeightError
 from .gguf_config import config
 from .gguf_header import Header, Tensor, read_header
-from .gguf_names import Move, Shapes, converted, moves, quantization
+from .gguf_names import Move, Piece, Shapes, as_mlx, converted, moves, quantization
 from .parts import TokenizerParts
 
 PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
@@ -49,18 +49,16 @@ class GGUF:
         shapes = self._shapes()
         weights: dict[str, mx.array] = {}
 
-        def work(move: Move) -> list[tuple[str, mx.array]]:
-            pairs = list(converted(move, shapes))
-            mx.eval([array for _, array in pairs])  # another thread can't: MLX's streams belong to threads
-            return pairs
+        def work(move: Move) -> list[Piece]:
+            return list(converted(move, shapes))
 
         # numpy works outside the interpreter's lock, so a few threads halve the wait and cost no more CPU time.
         with ThreadPoolExecutor(WORKERS) as pool:
             for move, pairs in zip(self._plan, pool.map(work, self._plan), strict=True):
-                for name, array in pairs:
+                for name, values, dtype in pairs:
                     if name in weights:
                         raise WeightError("two tensors go to one place", where=move.tensor.where, found=name)
-                    weights[name] = array
+                    weights[name] = as_mlx(values, dtype)
         return weights
 
     def tokenizer_parts(self) -> TokenizerParts:

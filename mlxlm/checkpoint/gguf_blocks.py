@@ -15,7 +15,6 @@ A group of 32 weights in MLX is w = scale * q + bias. What that means for each t
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from .gguf_header import Tensor
@@ -36,17 +35,6 @@ class Packed:
     biases: np.ndarray | None
     bits: int
     mode: str = "affine"
-
-    def arrays(self, scale_dtype: mx.Dtype) -> dict[str, mx.array]:
-        """``weight``, ``scales`` and ``biases`` by name."""
-        out = {"weight": mx.array(self.weight)}
-        if self.biases is None:
-            return {**out, "scales": mx.array(self.scales)}
-        return {**out, "scales": mx.array(self.scales).astype(scale_dtype), "biases": mx.array(self.biases).astype(scale_dtype)}
-
-    @property
-    def settings(self) -> dict:
-        return {"group_size": GROUP, "bits": self.bits, "mode": self.mode}
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -81,21 +69,20 @@ def repack(tensor: Tensor, data: np.ndarray | None = None) -> Packed:
 
 
 def numbers(tensor: Tensor, data: np.ndarray | None = None) -> np.ndarray:
-    """The tensor's values: as they are stored where they are plain (bfloat16 as its bits), else float32."""
+    """The values as they are stored (bfloat16 as its bits, float64 as float32); of quantized tensors in float32."""
     data = tensor.data if data is None else data
     name = tensor.block.name
     if name in PLAIN:
-        return np.ascontiguousarray(data).view(PLAIN[name]).reshape(tensor.shape)
+        values = np.ascontiguousarray(data).view(PLAIN[name]).reshape(tensor.shape)
+        return values.astype(np.float32) if name == "F64" else values
     values = _numbers(data, name).reshape(tensor.shape)
     return values.astype(np.float16) if name in AS_FLOAT16 else values
 
 
-def as_array(tensor: Tensor, data: np.ndarray | None = None) -> mx.array:
-    """The values as MLX holds them; float64 becomes float32."""
-    values = numbers(tensor, data)
-    if tensor.block.name == "BF16":
-        return mx.array(values).view(mx.bfloat16)
-    return mx.array(values.astype(np.float32) if values.dtype == np.float64 else values)
+def floats(tensor: Tensor) -> np.ndarray:
+    """The values in float32."""
+    values = numbers(tensor)
+    return (values.astype(np.uint32) << 16).view(np.float32) if tensor.block.name == "BF16" else values.astype(np.float32)
 
 
 def _numbers(data: np.ndarray, name: str) -> np.ndarray:

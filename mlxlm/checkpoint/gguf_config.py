@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import ConfigError, WeightError
 from .gguf_header import Tensor
 from .gguf_names import known
 
@@ -101,7 +101,7 @@ def _common(k: Keys) -> dict[str, Any]:
         "model_type": MODEL_TYPES[k.architecture], "hidden_size": hidden, "vocab_size": embedding.shape[0],
         "num_hidden_layers": k.need("block_count", int) - ahead, "num_attention_heads": heads,
         "max_position_embeddings": k.get("context_length", int, 2048),
-        "rms_norm_eps": k.need("attention.layer_norm_rms_epsilon", float),
+        "rms_norm_eps": _epsilon(k),
         "tie_word_embeddings": not k.has("output.weight"), "head_dim": head_dim,
     }
     if out["num_hidden_layers"] < 1:
@@ -109,6 +109,12 @@ def _common(k: Keys) -> dict[str, Any]:
     if k.architecture != "deepseek2":
         k.only("attention.value_length", int, head_dim if head_dim is not None else k.get("attention.value_length", int))
     return out
+
+
+def _epsilon(k: Keys) -> float:
+    if k.architecture.startswith("nemotron_h") and (plain := k.get("attention.layer_norm_epsilon", float)):
+        return k.get("attention.layer_norm_rms_epsilon", float, plain)
+    return k.need("attention.layer_norm_rms_epsilon", float)
 
 
 def _dense(k: Keys, out: dict[str, Any]) -> None:
@@ -253,9 +259,11 @@ def _gemma3(k: Keys, out: dict[str, Any]) -> None:
 
 def _grouped(k: Keys, out: dict[str, Any]) -> None:
     """DeepSeek V3's experts, which GLM 4.5 has too."""
-    gating = k.get("expert_gating_func", int, GATING_SIGMOID if k.architecture == "glm4moe" else None)
-    glm_flash = gating is None and out["vocab_size"] == 154_880  # GLM 4.7 Flash was converted before the key was
-    if gating != GATING_SIGMOID and not glm_flash:
+    gating = k.get("expert_gating_func", int, None)
+    # The bias that balances experts came with the sigmoid, so that it tells in files without the key.
+    if gating is None and (k.architecture == "glm4moe" or any(".exp_probs_b" in name for name in k.tensors)):
+        gating = GATING_SIGMOID
+    if gating != GATING_SIGMOID:
         raise ConfigError("experts that aren't chosen by a sigmoid (DeepSeek V2) can't be read from GGUF yet", where=k.where,
                           found=f"expert_gating_func = {gating}", hint="Use the model's safetensors.")
     groups = k.get("expert_group_count", int, 1)
@@ -307,11 +315,22 @@ def _gpt_oss(k: Keys, out: dict[str, Any]) -> None:
         out["rope_scaling"]["truncate"] = False  # as in the model's own config.json; the metadata has no key for it
 
 
+MIXERS = {"ssm_in": "M", "attn_q": "*", "attn_qkv": "*", "ffn_gate_inp": "E", "ffn_up": "-"}  # a tensor that only that kind of layer has
+
+
+def _pattern(k: Keys, layers: int) -> str:
+    """Nemotron-H's pattern, a letter for each layer."""
+    letters = [next((c for name, c in MIXERS.items() if k.has(f"blk.{i}.{name}.weight")), None) for i in range(layers)]
+    if None in letters:
+        raise WeightError("a layer has no mixer", where=k.where, found=f"layer {letters.index(None)} of {layers}")
+    return "".join(c for c in letters if c)
+
+
 def _nemotron_h(k: Keys, out: dict[str, Any]) -> None:
     layers = out["num_hidden_layers"]
-    kv, hidden = (k.per_layer(name, layers) for name in ("attention.head_count_kv", "feed_forward_length"))
-    sparse = [k.has(f"blk.{i}.ffn_gate_inp.weight") for i in range(layers)]
-    pattern = ["*" if a else ("E" if s else "-") if f else "M" for a, f, s in zip(kv, hidden, sparse, strict=True)]
+    kv = k.per_layer("attention.head_count_kv", layers)
+    k.get("feed_forward_length", object)  # some converters leave the dense layers of a model with experts out of it
+    pattern = _pattern(k, layers)
     heads = k.per_layer("attention.head_count", layers)
     mamba_heads, inner = k.need("ssm.time_step_rank", int), k.need("ssm.inner_size", int)
     if mamba_heads < 1 or inner % mamba_heads:
@@ -322,16 +341,16 @@ def _nemotron_h(k: Keys, out: dict[str, Any]) -> None:
         return kind in first and k.has(f"blk.{first[kind]}.{name}.bias")
 
     out |= {
-        "hybrid_override_pattern": "".join(pattern), "num_attention_heads": max(heads), "num_key_value_heads": max(kv) or None,
-        "intermediate_size": max((f for f, p in zip(hidden, pattern, strict=True) if p == "-"), default=0),
+        "hybrid_override_pattern": pattern, "num_attention_heads": max(heads), "num_key_value_heads": max(kv) or None,
+        "intermediate_size": k.tensors[f"blk.{first['-']}.ffn_up.weight"].shape[0] if "-" in first else 0,
         "layer_norm_epsilon": out.pop("rms_norm_eps"), "mamba_num_heads": mamba_heads, "mamba_head_dim": inner // mamba_heads,
         "ssm_state_size": k.need("ssm.state_size", int), "conv_kernel": k.need("ssm.conv_kernel", int),
         "n_groups": k.need("ssm.group_count", int), "use_conv_bias": biased("M", "ssm_conv1d"), "mamba_proj_bias": biased("M", "ssm_in"),
         "attention_bias": biased("*", "attn_q"), "mlp_bias": biased("-", "ffn_up"), "mlp_hidden_act": "relu2",
     }
-    for unused in ("rope.dimension_count", "attention.layer_norm_epsilon", "rope.freq_base", "rope.scaling.type", "attention.scale"):
+    for unused in ("rope.dimension_count", "rope.freq_base", "rope.scaling.type", "attention.scale"):
         k.get(unused, object)
-    if "E" in first:
+    if k.architecture == "nemotron_h_moe":
         out |= {"n_routed_experts": k.need("expert_count", int), "num_experts_per_tok": k.need("expert_used_count", int),
                 "moe_intermediate_size": k.need("expert_feed_forward_length", int), "n_shared_experts": k.get("expert_shared_count", int, 0),
                 "moe_shared_expert_intermediate_size": k.get("expert_shared_feed_forward_length", int, 0),

@@ -5,14 +5,14 @@ A row says where a tensor goes and how: as a module's weight or bias (``module``
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ..errors import ConfigError, WeightError
-from .gguf_blocks import Packed, as_array, is_plain, numbers, repack
+from .gguf_blocks import Packed, floats, is_plain, numbers, repack
 from .gguf_header import Tensor
 
 
@@ -50,6 +50,8 @@ class Shapes:
     vector_dtype: mx.Dtype | None  # norms and biases are brought to it; None leaves them
 
 
+# A parameter: its name, its values, and the dtype that it is wanted in (None: as it is).
+Piece = tuple[str, np.ndarray, mx.Dtype | None]
 QUANTIZABLE = ("module", "q", "k", "qkv", "gate_up")
 BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 
@@ -180,102 +182,102 @@ def _modules(move: Move) -> list[str]:
     return [move.path]
 
 
-def converted(move: Move, shapes: Shapes) -> Iterator[tuple[str, mx.array]]:
-    """The parameters that a tensor becomes. Raises WeightError for a shape that can't be undone."""
+def converted(move: Move, shapes: Shapes) -> Iterator[Piece]:
+    """The parameters that a tensor becomes, in numpy: safe in any thread. Raises WeightError for a shape that can't be undone."""
     kind, tensor = move.kind, move.tensor
     if kind in ("qkv", "gate_up"):
         yield from _split(move, shapes)
     elif kind == "kv_b":
         yield from _latent(move, shapes)
     elif kind in ("q", "k"):
-        order = _rope_order(tensor, shapes.heads if kind == "q" else shapes.kv_heads)
-        yield from _module(move, move.path, tensor, shapes, order)
+        yield from _module(move, shapes, _rope_order(tensor, shapes.heads if kind == "q" else shapes.kv_heads))
     elif kind in ("module", "vector", "less_one", "numbers"):
-        yield from _module(move, move.path, tensor, shapes, None)
+        yield from _module(move, shapes)
     elif kind == "conv":
-        value = _floats(tensor)
-        yield (f"{move.path}.bias", mx.array(value)) if move.suffix == "bias" else (f"{move.path}.weight", mx.array(value[..., None]))
+        values = floats(tensor)
+        yield (f"{move.path}.bias", values, None) if move.suffix == "bias" else (f"{move.path}.weight", values[..., None], None)
     else:
-        yield move.path, mx.array(VALUES[kind](tensor))
+        yield move.path, VALUES[kind](tensor), None
+
+
+def as_mlx(values: np.ndarray, dtype: mx.Dtype | None) -> mx.array:
+    """An MLX array of the values, in ``dtype`` if one is given; whole numbers of 16 bits are bfloat16 in disguise."""
+    array = mx.array(values)
+    if values.dtype == np.uint16:
+        array = array.view(mx.bfloat16)
+    return array if dtype is None else array.astype(dtype)
 
 
 def _a_log(tensor: Tensor) -> np.ndarray:
     """llama.cpp stores A = -exp(A_log)."""
-    a = _floats(tensor).reshape(-1)
+    a = floats(tensor).reshape(-1)
     if not (a < 0).all():
         raise WeightError("A must be negative", where=tensor.where)
     return np.log(-a)
 
 
 VALUES: dict[str, Callable[[Tensor], np.ndarray]] = {
-    "value": lambda tensor: _floats(tensor),
-    "flat": lambda tensor: _floats(tensor).reshape(-1),
+    "value": lambda tensor: floats(tensor),
+    "flat": lambda tensor: floats(tensor).reshape(-1),
     "a_log": _a_log,
 }
 
 
-def _module(move: Move, path: str, tensor: Tensor, shapes: Shapes, order: np.ndarray | None) -> Iterator[tuple[str, mx.array]]:
+def _module(move: Move, shapes: Shapes, order: np.ndarray | None = None) -> Iterator[Piece]:
     """A module's weight (a triple where it is quantized) or bias, its rows put in ``order``."""
+    tensor = move.tensor
     if move.quantized:
-        packed = repack(tensor, tensor.data if order is None else tensor.data[order])
-        yield from _triple(path, packed, shapes)
+        yield from _triple(move.path, repack(tensor, tensor.data if order is None else tensor.data[order]), shapes)
         return
-    if tensor.block.name in ("F32", "F16", "BF16") and order is None and move.kind != "less_one":
-        value = as_array(tensor)
-    else:
-        value = mx.array(_floats(tensor) if order is None else _floats(tensor)[order])
-    if move.kind == "less_one":
-        value = value.astype(mx.float32) - 1  # the layer adds it again; exact from 0.5 on
-    if shapes.vector_dtype is not None and value.dtype == mx.float32 and (move.suffix == "bias" or move.kind in ("vector", "less_one")):
-        value = value.astype(shapes.vector_dtype)
-    yield f"{path}.{move.suffix or 'weight'}", value
-
-
-def _floats(tensor: Tensor) -> np.ndarray:
-    """The values in float32."""
     values = numbers(tensor)
-    return (values.astype(np.uint32) << 16).view(np.float32) if tensor.block.name == "BF16" else values.astype(np.float32)
+    if order is not None:
+        values = values[order]
+    if move.kind == "less_one":
+        values = floats(tensor) - np.float32(1)  # the layer adds it again; exact from 0.5 on
+    vector = move.suffix == "bias" or move.kind in ("vector", "less_one")
+    yield f"{move.path}.{move.suffix or 'weight'}", values, shapes.vector_dtype if vector and values.dtype == np.float32 else None
 
 
-def _triple(path: str, packed: Packed, shapes: Shapes) -> Iterator[tuple[str, mx.array]]:
-    for name, array in packed.arrays(shapes.scale_dtype).items():
-        yield f"{path}.{name}", array
+def _triple(path: str, packed: Packed, shapes: Shapes) -> Iterator[Piece]:
+    yield f"{path}.weight", packed.weight, None
+    yield f"{path}.scales", packed.scales, None if packed.biases is None else shapes.scale_dtype
+    if packed.biases is not None:
+        yield f"{path}.biases", packed.biases, shapes.scale_dtype
 
 
 def _rope_order(tensor: Tensor, heads: int) -> np.ndarray:
     """The rows as they were: llama.cpp has each head's two halves interleaved, for rotary pairs of neighbours."""
-    rows = tensor.shape[0]
-    if heads < 1 or rows % (2 * heads):
-        raise WeightError("the rows can't be heads", where=tensor.where, found=f"{rows} rows", expected=f"{heads} heads")
+    rows = tensor.shape[0] if tensor.shape else 0
+    if heads < 1 or rows % (2 * heads) or len(tensor.shape) > 2:
+        raise WeightError("the rows can't be heads", where=tensor.where, found=tensor.shape, expected=f"{heads} heads")
     return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
 
 
-def _split(move: Move, shapes: Shapes) -> Iterator[tuple[str, mx.array]]:
+def _split(move: Move, shapes: Shapes) -> Iterator[Piece]:
     """A fused projection, cut along its output rows."""
-    tensor, axis = move.tensor, 0 if move.kind == "qkv" else len(move.tensor.shape) - 2
-    if move.suffix == "bias":
-        axis = len(tensor.shape) - 1
-    rows = tensor.shape[axis]
+    axis = -1 if move.suffix == "bias" else -2
+    if len(move.tensor.shape) < -axis:
+        raise WeightError("the fused projection can't be cut", where=move.tensor.where, found=move.tensor.shape)
+    rows = move.tensor.shape[axis]
     q, kv = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
     cuts = [0, q, q + kv, q + 2 * kv] if move.kind == "qkv" else [0, rows // 2, rows]
     if cuts[-1] != rows:
-        raise WeightError("the fused projection can't be cut", where=tensor.where, found=f"{rows} rows", expected=cuts[-1])
-    packed = dict(_module(move, "", tensor, shapes, None))
+        raise WeightError("the fused projection can't be cut", where=move.tensor.where, found=f"{rows} rows", expected=cuts[-1])
+    pieces = list(_module(replace(move, path=""), shapes))
     for path, start, end in zip(_modules(move), cuts[:-1], cuts[1:], strict=True):
-        for name, array in packed.items():
-            at = array.ndim - 1 if move.suffix == "bias" else array.ndim - 2
-            yield path + name, mx.take(array, mx.arange(start, end), axis=at)
+        for name, values, dtype in pieces:
+            part = values[..., start:end] if axis == -1 else values[..., start:end, :]
+            yield path + name, np.ascontiguousarray(part), dtype
 
 
-def _latent(move: Move, shapes: Shapes) -> Iterator[tuple[str, mx.array]]:
+def _latent(move: Move, shapes: Shapes) -> Iterator[Piece]:
     """kv_b_proj of files made before llama.cpp split it: one part is folded into the queries, one into the output."""
-    values = _floats(move.tensor)
-    rows, rank = values.shape
-    if rows % shapes.heads or rows // shapes.heads <= shapes.nope_dim:
+    values = floats(move.tensor)
+    if values.ndim != 2 or values.shape[0] % shapes.heads or values.shape[0] // shapes.heads <= shapes.nope_dim:
         raise WeightError("kv_b_proj can't be split into heads", where=move.tensor.where, found=values.shape)
-    heads = values.reshape(shapes.heads, -1, rank)
-    yield f"{move.path}.embed_q.weight", mx.array(np.ascontiguousarray(heads[:, : shapes.nope_dim].swapaxes(1, 2)))
-    yield f"{move.path}.unembed_out.weight", mx.array(np.ascontiguousarray(heads[:, shapes.nope_dim :]))
+    heads = values.reshape(shapes.heads, -1, values.shape[1])
+    yield f"{move.path}.embed_q.weight", np.ascontiguousarray(heads[:, : shapes.nope_dim].swapaxes(1, 2)), None
+    yield f"{move.path}.unembed_out.weight", np.ascontiguousarray(heads[:, shapes.nope_dim :]), None
 
 
 def known(architecture: object, where: object) -> str:
