@@ -232,6 +232,8 @@ def read(cls: type, raw: dict[str, Any], where: str = "config.json") -> Any:
         )
     values = {}
     for name, value in raw.items():
+        if name in getattr(cls, "UNREAD", ()):
+            continue  # the class knows it and knows that it changes nothing
         if name not in known:
             _judge(name, value, known, where, raw.get("model_type"))
         elif value is None and known[name].default is not MISSING and not _admits(hints[name], None):

@@ -1,11 +1,12 @@
 """The shared layers: a model file composes these and never copies them; what varies comes in as a part."""
 
 from .attention import Attention, attend, softcap, softcapped
-from .blocks import Parallel, PostNorm, PreNorm, Sandwich
+from .blocks import MixerOnly, Parallel, PostNorm, PreNorm, Sandwich
 from .delta import GatedDeltaNet
 from .experts import Experts, ExpertsMLP, SwitchLinear
 from .latent_attention import LatentAttention, absorb_kv
 from .mamba import GroupedGatedNorm, Mamba2
+from .mamba1 import Mamba
 from .mlp import MLP, GatedMLP, activation, gated, geglu, swiglu
 from .moe import GroupedGate, SharedGateMoE, SparseMoE, top_k
 from .norms import FlatRMSNorm, HeadLayerNorm, LayerNorm, RMSNorm, UnitOffsetRMSNorm
@@ -24,7 +25,9 @@ __all__ = [
     "HeadLayerNorm",
     "LatentAttention",
     "LayerNorm",
+    "Mamba",
     "Mamba2",
+    "MixerOnly",
     "Parallel",
     "PostNorm",
     "PreNorm",

@@ -5,6 +5,8 @@ A mixer is a layer with ``make_cache()`` that is called with ``(x, cache, step)`
 
 import mlx.nn as nn
 
+from ..cache import NoCache
+
 
 class PreNorm(nn.Module):
     """x + mix(norm(x)), then x + mlp(norm(x)): the usual shape.
@@ -78,3 +80,18 @@ class Parallel(nn.Module):
     def __call__(self, x, cache, step):
         h = self.input_layernorm(x)
         return x + self.self_attn(h, cache, step) + self.mlp(h)
+
+
+class MixerOnly(nn.Module):
+    """x + mixer(norm(x)), where the mixer may or may not have a memory."""
+
+    def __init__(self, mixer, norm):
+        super().__init__()
+        self.mixer, self.norm = mixer, norm
+
+    def make_cache(self):
+        return self.mixer.make_cache() if hasattr(self.mixer, "make_cache") else NoCache()
+
+    def __call__(self, x, cache, step):
+        h = self.norm(x)
+        return x + (self.mixer(h) if isinstance(cache, NoCache) else self.mixer(h, cache, step))

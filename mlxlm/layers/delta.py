@@ -1,4 +1,4 @@
-"""Gated DeltaNet (Yang, Kautz and Hatamizadeh 2024): linear attention whose memory fades and is corrected, in chunks."""
+"""Gated DeltaNet (Yang, Kautz and Hatamizadeh 2024): linear attention whose memory fades and is corrected."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -71,7 +71,7 @@ def _unit_lower_inverse(lower: mx.array) -> mx.array:
 
 
 class GatedDeltaNet(nn.Module):
-    """Projections, a causal convolution, the gated delta rule, a gated norm; ``project`` is the seam for fused inputs."""
+    """Projections, a causal convolution, the gated delta rule, a gated norm; ``project`` is a seam for fused inputs."""
 
     def __init__(
         self, dim: int, *, k_heads: int, v_heads: int, k_dim: int, v_dim: int, conv: int, eps: float, act=nn.silu

@@ -94,6 +94,7 @@ class Mamba2(nn.Module):
         conv: int,
         norm=None,
         bias: bool = False,
+        out_bias: bool | None = None,
         conv_bias: bool = True,
         act=nn.silu,
         dt_limit: tuple[float, float] = (0.0, float("inf")),
@@ -108,7 +109,7 @@ class Mamba2(nn.Module):
         self.D = mx.ones((heads,))
         if norm is not None:
             self.norm = norm
-        self.out_proj = nn.Linear(inner, dim, bias=bias)
+        self.out_proj = nn.Linear(inner, dim, bias=bias if out_bias is None else out_bias)
         self.heads, self.groups, self.dt_limit = heads, groups, dt_limit
         self._act, self._cuts = act, ([inner, inner + channels], [inner, inner + groups * state])
 

@@ -6,11 +6,20 @@ import mlx.nn as nn
 
 from .. import recipe
 from ..architecture import Architecture
-from ..cache import NoCache
 from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..errors import ConfigError
-from ..layers import MLP, ExpertsMLP, GroupedGate, GroupedGatedNorm, Mamba2, RMSNorm, SparseMoE, activation
+from ..layers import (
+    MLP,
+    ExpertsMLP,
+    GroupedGate,
+    GroupedGatedNorm,
+    Mamba2,
+    MixerOnly,
+    RMSNorm,
+    SparseMoE,
+    activation,
+)
 from ..weights import Drop, Each, Rename, Stack, Suffix, conv1d_to_mlx
 
 LETTERS = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*", "mlp": "-", "moe": "E"}
@@ -82,21 +91,6 @@ class LatentMoE(nn.Module):
         return self.fc2_latent_proj(y) + self.shared_experts(x)
 
 
-class Layer(nn.Module):
-    """x + mixer(norm(x)), where the mixer may or may not have a memory."""
-
-    def __init__(self, mixer, norm):
-        super().__init__()
-        self.mixer, self.norm = mixer, norm
-
-    def make_cache(self):
-        return self.mixer.make_cache() if hasattr(self.mixer, "make_cache") else NoCache()
-
-    def __call__(self, x, cache, step):
-        h = self.norm(x)
-        return x + (self.mixer(h) if isinstance(cache, NoCache) else self.mixer(h, cache, step))
-
-
 def build(c: Config) -> Decoder:
     act = activation(c.mlp_hidden_act)
 
@@ -151,7 +145,7 @@ def build(c: Config) -> Decoder:
 
     return recipe.decoder(
         c,
-        lambda i: Layer(mixers[c.hybrid_override_pattern[i]](), norm()),
+        lambda i: MixerOnly(mixers[c.hybrid_override_pattern[i]](), norm()),
         norm,
         names=("embeddings", "norm_f"),
         body="backbone",

@@ -1,4 +1,4 @@
-"""Qwen 3 Next: three gated delta layers, then one of gated attention; many experts and one that is shared, gated too."""
+"""Qwen 3 Next: three gated delta layers, then one of gated attention; many experts, and a shared one with a gate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,10 +36,7 @@ class Config(DecoderConfig):
     layer_types: list[str] | None = None
     attention_bias: bool = False
     max_position_embeddings: int = 32_768
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.rope_parameters = {"partial_rotary_factor": 0.25, **(self.rope_parameters or {})}
+    partial_rotary_factor: float = 0.25
 
 
 class GatedAttention(Attention):

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging
 
 logging.set_verbosity_error()
@@ -37,6 +38,7 @@ class Case:
 
     ``by_length`` marks ropes that turn otherwise as the context grows: a chunk can't equal the whole by then.
     ``values`` sets parameters by a part of their name, for those that random numbers would make meaningless.
+    ``make`` gives the reference where transformers' AutoModelForCausalLM has none: a torch module for a case.
     """
 
     model_type: str
@@ -46,6 +48,7 @@ class Case:
     by_length: bool = False
     mlx_lm_wrong: str = ""  # why mlx-lm can't be the reference for this variant
     values: dict[str, tuple[float, float]] = field(default_factory=dict)  # low, high
+    make: Callable[["Case"], Any] | None = None
 
     @property
     def name(self) -> str:
@@ -54,11 +57,28 @@ class Case:
 
 def build(case: Case):
     """The reference model of a case: eager, float32, every parameter random, norms, biases and routers too."""
-    settings = {k: v for k, v in {**BASE, **case.config}.items() if k not in case.drop}
-    config = AutoConfig.for_model(case.model_type, **settings)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    model = (case.make or causal)(case).float().eval()
     randomize(model, case)
     return model
+
+
+def settings(case: Case) -> dict[str, Any]:
+    """BASE with the case's own on top, without what its config can't take."""
+    return {k: v for k, v in {**BASE, **case.config}.items() if k not in case.drop}
+
+
+def causal(case: Case):
+    config = AutoConfig.for_model(case.model_type, **settings(case))
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+
+
+def multimodal(case: Case):
+    """A model with a vision tower, whose text half is the case's: ``vision_config`` and others lie beside it."""
+    outer = ("vision_config", "audio_config", "tie_word_embeddings")
+    inner = {k: v for k, v in settings(case).items() if k not in outer}
+    beside = {k: case.config[k] for k in outer if k in case.config}
+    config = AutoConfig.for_model(case.model_type, text_config=inner, **beside)
+    return AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
 
 
 def randomize(model, case: Case) -> None:

@@ -1,0 +1,58 @@
+"""Qwen 3.5, the text half: Qwen 3 Next's layers, with the delta nets' projections apart, dense or with experts."""
+
+from dataclasses import dataclass
+
+from .. import recipe
+from ..architecture import Architecture
+from ..config import DecoderConfig
+from ..decoder import Decoder
+from ..layers import GatedDeltaNet
+from ..weights import FUSED_EXPERTS, Drop, Rename, stacked
+from . import qwen3_next
+
+
+@dataclass(kw_only=True)
+class Config(DecoderConfig):
+    # The defaults are transformers': a multimodal config.json leaves out what equals them.
+    vocab_size: int = 248_320
+    hidden_size: int = 4096
+    intermediate_size: int = 12_288
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    num_key_value_heads: int = 4
+    head_dim: int = 256
+    linear_num_value_heads: int = 32
+    linear_num_key_heads: int = 16
+    linear_key_head_dim: int = 128
+    linear_value_head_dim: int = 128
+    linear_conv_kernel_dim: int = 4
+    full_attention_interval: int = 4
+    layer_types: list[str] | None = None
+    attention_bias: bool = False
+    attn_output_gate: bool = True
+    max_position_embeddings: int = 32_768
+    partial_rotary_factor: float = 0.25  # mrope_section splits these turns in three, but in text all are the same
+    mtp_num_hidden_layers: int = 0  # layers that only predict ahead; they aren't loaded
+    mtp_use_dedicated_embeddings: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        recipe.only(self, attn_output_gate=True)
+
+
+def build(c: Config) -> Decoder:
+    block = qwen3_next.blocks(c, GatedDeltaNet, lambda i: recipe.gated_mlp(c))
+    return recipe.decoder(c, block, recipe.norm(c))
+
+
+NAMES = (
+    Rename("^model.language_model", "model"),  # beside the vision tower
+    Rename("^language_model.model", "model"),  # as mlx-lm writes it
+    Rename("^language_model.lm_head", "lm_head"),
+    Drop("^mtp"),
+    Drop("^vision_tower"),
+    Drop("^model.visual"),
+    *stacked("gate_proj", "up_proj", "down_proj"),
+    *FUSED_EXPERTS,
+)
+ARCHITECTURE = Architecture(Config, build, NAMES, qwen3_next.VALUES)
