@@ -59,9 +59,9 @@ class Fallback:
     def _build(self, module: str, config: dict[str, Any]) -> Any:
         try:
             code = import_module(module)
-        except ImportError as error:
-            raise ConfigError(f"{self.requirement} can't load its own module: {error}", where=module,
-                              hint=f"Install {self.requirement} again.") from error
+        except (ImportError, SystemExit) as error:  # some end the program where a package of theirs is missing
+            raise ConfigError(f"{self.requirement} can't load its own module: {error!r}", where=module,
+                              hint="Install the packages that it needs.") from error
         settings_class = getattr(code, _OFFERS[self.package][0])
         known = set(inspect.signature(settings_class).parameters)
         spelled = _spell(config, known, module)

@@ -93,8 +93,16 @@ def _pull(source: str, name: str, version: str | None, scratch: Path, home: Path
     join_parts(made, sums, source)
     place = home / name / main.version
     place.parent.mkdir(exist_ok=True)
+    _drop_empty(made)
     os.rename(made, place)
     return _entry(place)
+
+
+def _drop_empty(folder: Path) -> None:
+    """Removes the folders that parts have left."""
+    for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(inner.iterdir()):
+            inner.rmdir()
 
 
 def _entry(folder: Path) -> Path:
