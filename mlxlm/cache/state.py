@@ -53,6 +53,7 @@ class State(list):
         for cache in self:
             cache.trim(n)
         self.offset -= n
+        self.expected = min(self.expected, self.offset)
         return n
 
     def copy(self) -> "State":

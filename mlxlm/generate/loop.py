@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from ..cache import State
 from ..errors import GenerationError
 from .checks import integer, shown
 from .interrupt import DeferredInterrupt
@@ -122,6 +123,8 @@ class TokenIterator:
         """Reads the prompt but its last token, whose logits the first step needs; False if cancelled."""
         self.history = mx.array(self.prompt[:-1])
         total, last = len(self.prompt), len(self.prompt) - 1
+        if isinstance(self.cache, State):
+            self.cache.expected = self.cached_tokens + total
         for start in range(0, last, self.chunk):
             self.progress(start, total)
             if self.cancelled():

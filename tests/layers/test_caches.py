@@ -116,3 +116,13 @@ def test_the_mask_of_left_padding():
     assert (mask[0, 0] == np.tri(4, dtype=bool)).all()
     assert not mask[1, 0, 2:, :2].any()  # no real query sees padding
     assert mask.any(-1).all()  # and no row is empty, which would be NaN
+
+
+def test_what_is_expected_of_a_context_never_outlives_a_trim():
+    state = State([KVCache()])
+    state.expected = 9
+    feed(state[0], 0, 6)
+    state.offset = 6
+    assert Step(1, state).end == 9
+    state.trim(4)
+    assert Step(1, state).end == 3
