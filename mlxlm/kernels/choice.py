@@ -51,8 +51,9 @@ def choose() -> Choice:
 
 def _checked(module: ModuleType, wish: str) -> Choice:
     # MLX's C++ interface changes between patch releases: a mismatch would crash, not fail.
-    if module.mlx_version != mx.__version__:
-        reason = f"they were compiled for mlx {module.mlx_version}, and mlx {mx.__version__} is installed"
+    running = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]
+    if module.mlx_version != running:
+        reason = f"they were compiled for mlx {module.mlx_version}, and mlx {running} is installed"
         warnings.warn(f"mlxlm runs without its CPU kernels: {reason}. Reinstalling mlxlm builds them anew.",
                       RuntimeWarning, stacklevel=2)
         return _none(reason)

@@ -7,8 +7,10 @@ namespace mlxlm {
 
 static const Table* chosen = nullptr;
 
-#if !defined(__x86_64__)
+#if !defined(MLXLM_AVX2)
 const Table* table_avx2() { return nullptr; }
+#endif
+#if !defined(MLXLM_AVX512)
 const Table* table_avx512() { return nullptr; }
 #endif
 

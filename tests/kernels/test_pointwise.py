@@ -1,0 +1,86 @@
+"""Norms and gates against float64; what isn't finite stays visible in every operation."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_reference import DTYPES, check, numbers, random
+
+from mlxlm.kernels import ops
+
+dtypes = st.sampled_from(list(DTYPES.values()))
+shapes = st.lists(st.integers(1, 6), min_size=0, max_size=3)
+
+
+@given(shape=shapes, D=st.integers(1, 150), x_type=dtypes, w_type=st.none() | dtypes, swapped=st.booleans())
+def test_rms_norm(shape, D, x_type, w_type, swapped):
+    rng = np.random.default_rng(D)
+    x = random(rng, (D, *shape[::-1]), x_type, 3).transpose() if swapped else random(rng, (*shape, D), x_type, 3)
+    weight = None if w_type is None else random(rng, (D,), w_type)
+    a = numbers(x)
+    want = a / np.sqrt((a * a).mean(-1, keepdims=True) + 1e-3) * (1 if weight is None else numbers(weight))
+    expected = x_type if w_type is None or w_type == x_type else mx.float32
+    check(ops.rms_norm(x, weight, 1e-3), want, abs(want), expected, terms=2e-6)
+
+
+@given(shape=shapes, D=st.integers(1, 150), x_type=dtypes, weighted=st.booleans(), biased=st.booleans())
+def test_layer_norm(shape, D, x_type, weighted, biased):
+    rng = np.random.default_rng(D)
+    x = random(rng, (*shape, D), x_type, 3)
+    weight, bias = (random(rng, (D,), x_type) if there else None for there in (weighted, biased))
+    a = numbers(x)
+    want = (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-3)
+    want = want * (numbers(weight) if weighted else 1) + (numbers(bias) if biased else 0)
+    check(ops.layer_norm(x, weight, bias, 1e-3), want, 10 + abs(want), x_type)
+
+
+@given(shape=shapes, D=st.integers(1, 150), dtype=dtypes, size=st.sampled_from((1, 30, 200)))
+def test_swiglu(shape, D, dtype, size):
+    rng = np.random.default_rng(D)
+    gate, up = random(rng, (*shape, D), dtype, size), random(rng, (*shape, D), dtype)
+    g = numbers(gate)
+    with np.errstate(over="ignore"):
+        want = g / (1 + np.exp(-g)) * numbers(up)
+    check(ops.swiglu(gate, up), want, abs(want), dtype, terms=1e-6)
+
+
+def test_large_arrays_are_shared_out():
+    rng = np.random.default_rng(0)
+    x = random(rng, (301, 577))
+    a = numbers(x)
+    check(ops.rms_norm(x, None, 0.0), a / np.sqrt((a * a).mean(-1, keepdims=True)), 4)
+    check(ops.swiglu(x, x), a * a / (1 + np.exp(-a)), 4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", DTYPES.values())
+@pytest.mark.parametrize("count", [1, 20])
+def test_what_is_not_finite_is_carried(bad, dtype, count):
+    """One bad activation makes its own row of the result bad, and no other."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((count, 128)).astype(np.float32)
+    values[0, 77] = bad
+    x = mx.array(values).astype(dtype)
+    w = random(rng, (24, 128), dtype)
+    results = {
+        "linear": ops.linear(x, w),
+        "quantized": ops.quantized_matmul(x, *mx.quantize(random(rng, (24, 128)), 64, 4), group_size=64, bits=4),
+        "microscaled": ops.quantized_matmul(x, *mx.quantize(random(rng, (24, 128)), mode="mxfp8"), mode="mxfp8"),
+        "swiglu": ops.swiglu(x, x)[:, 77:78] if bad != -np.inf else ops.swiglu(mx.abs(x), x)[:, 77:78],
+    }
+    if bad != bad:
+        results["rms_norm"] = ops.rms_norm(x, None, 1e-5)
+    for name, y in results.items():
+        finite = np.isfinite(numbers(y))
+        assert not finite[0].any(), name
+        assert finite[1:].all(), name
+
+
+@pytest.mark.parametrize("L", [1, 30])
+def test_attention_carries_nan(L):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 2, L, 16)).astype(np.float32) for _ in range(3))
+    k[0, 0, 0, 3] = np.nan
+    y = numbers(ops.attention(mx.array(q), mx.array(k), mx.array(v), scale=1.0))
+    assert np.isnan(y[0, 0]).all() and np.isfinite(y[0, 1]).all()
