@@ -49,6 +49,16 @@ class Reference:
             tokens.append(int(given))
         return tokens
 
+    def tensors_of(self, kind: str) -> list[str]:
+        """The parameters that the file holds in blocks of one type, such as Q6_K."""
+        return [self._name(t.name) for t in self.reader.tensors if t.tensor_type.name == kind]
+
+    def weight(self, name: str) -> np.ndarray:
+        return self.model.get_parameter(name).detach().numpy()
+
+    def set_weight(self, name: str, value: np.ndarray) -> None:
+        self.model.get_parameter(name).data = torch.from_numpy(value)
+
     def _value(self, key: str):
         return self.reader.fields[key].contents()
 
