@@ -33,7 +33,7 @@ class NoAnswer(SourceError):
 
 def is_id(name: str) -> bool:
     """Whether a text has the form of a hub id: owner/repo, with :file.gguf, :Q4_K_M or /file.gguf at its end."""
-    return bool(_INNER.fullmatch(name) or _ID.fullmatch(name))
+    return len(name) <= 256 and bool(_INNER.fullmatch(name) or _ID.fullmatch(name))
 
 
 def _split(name: str) -> tuple[str, str | None]:

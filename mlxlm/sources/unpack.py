@@ -1,14 +1,18 @@
 """A wheel's files to a folder of ours: data only, never outside the folder nor more than declared, all checked."""
 
 import base64
+import contextlib
 import csv
+import errno
 import hashlib
 import io
 import re
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from ..errors import SourceError
@@ -18,6 +22,9 @@ _NOTICES = ("license", "licence", "notice", "copying")
 _PART = re.compile(r"(?P<whole>.+\.(?:gguf|safetensors))\.(?:part[-_]?)?(?P<number>\d+)$", re.IGNORECASE)
 _SUMS = re.compile(r"^(?P<sum>[0-9a-fA-F]{64})[ \t]+\*?(?P<file>\S.*?)\s*$", re.MULTILINE)
 _PINNED = re.compile(r"Requires-Dist:\s*(?P<name>[A-Za-z0-9][\w.-]*)\s*\(?==\s*(?P<version>[^;,()\s*]+)\)?\s*$")
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, csv.Error, EOFError, NotImplementedError, RuntimeError,
+           ValueError)
+_BROKEN_CODES = (None, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _BLOCK = 1 << 20
 _SMALL = 1 << 24  # bytes; no text file of a wheel needs more
 
@@ -103,12 +110,22 @@ def _check_sum(path: Path, expected: str | None, source: str) -> None:
                           expected=expected, hint="Fetch it again.")
 
 
-def _opened(wheel: Wheel) -> zipfile.ZipFile:
+@contextlib.contextmanager
+def _intact(name: str, source: str) -> Iterator[None]:
+    """Turns what the standard library makes of a broken archive, or of names in it, into SourceError."""
     try:
+        yield
+    except _BROKEN as error:
+        raise SourceError(f"{name} is damaged: {error}", where=source, hint="Fetch it again.") from error
+    except OSError as error:
+        if error.errno not in _BROKEN_CODES:
+            raise
+        raise SourceError(f"{name} is damaged: {error}", where=source, hint="Fetch it again.") from error
+
+
+def _opened(wheel: Wheel) -> zipfile.ZipFile:
+    with _intact(wheel.path.name, wheel.source):
         return zipfile.ZipFile(wheel.path)
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise SourceError(f"{wheel.path.name} is damaged: {error}", where=wheel.source,
-                          hint="Fetch it again.") from error
 
 
 def _is_data(name: str) -> bool:
@@ -145,15 +162,17 @@ def _record(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], source: st
     names = [info.filename for info in members if re.fullmatch(r"[^/]+\.dist-info/RECORD", info.filename)]
     if not names:
         return {}
-    rows = csv.reader(io.StringIO(_text(archive, names[0], source)))
-    return {row[0]: row[1].removeprefix("sha256=") for row in rows if len(row) > 1 and row[1].startswith("sha256=")}
+    text = _text(archive, names[0], source)
+    with _intact(names[0], source):
+        rows = [row for row in csv.reader(io.StringIO(text)) if len(row) > 1]
+    return {row[0]: row[1].removeprefix("sha256=") for row in rows if row[1].startswith("sha256=")}
 
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path, expected: str | None, source: str) -> None:
     place = folder / info.filename
-    place.parent.mkdir(parents=True, exist_ok=True)
     digest, written = hashlib.sha256(), 0
-    try:
+    with _intact(info.filename, source):
+        place.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(info) as file, open(place, "xb") as out:
             while block := file.read(_BLOCK):
                 written += len(block)
@@ -161,8 +180,6 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path, expe
                     raise SourceError(f"{info.filename} is larger than the wheel declares", where=source)
                 digest.update(block)
                 out.write(block)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise SourceError(f"{info.filename} is damaged: {error}", where=source, hint="Fetch it again.") from error
     found = base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
     if expected is not None and found != expected.rstrip("="):
         raise SourceError(f"{info.filename} is damaged: the wheel's record gives another sha256", where=source,
@@ -171,8 +188,5 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path, expe
 
 def _text(archive: zipfile.ZipFile, name: str, source: str) -> str:
     """A small text file of the wheel."""
-    try:
-        with archive.open(name) as file:
-            return file.read(_SMALL).decode("utf-8", errors="replace")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise SourceError(f"{name} is damaged: {error}", where=source, hint="Fetch it again.") from error
+    with _intact(name, source), archive.open(name) as file:
+        return file.read(_SMALL).decode("utf-8", errors="replace")
