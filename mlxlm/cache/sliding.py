@@ -2,32 +2,28 @@
 
 Unlike a ring buffer it stays in order: new tokens are appended to a buffer with some slack, and when the slack is
 used up the window moves to the front. A mask is then plain arithmetic, a copy of the window is paid once every
-``STEP`` tokens, and the slack lets the cache be trimmed after a draft was refused.
+256 tokens, and the slack lets the cache be trimmed after a draft was refused.
 """
 
 import mlx.core as mx
 
-from .kv import STEP, grown
+from .kv import TokenBuffer
 
 
-class SlidingCache:
+class SlidingCache(TokenBuffer):
     """At most ``window`` tokens of the past, the first ``keep`` of the sequence among them."""
 
     def __init__(self, window: int, keep: int = 0):
+        super().__init__()
         self.window, self.keep = window, keep
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
-        self.offset = 0  # tokens seen
         self.stored = 0  # tokens in the buffer
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Appends (B, heads, L, dim); returns what these L queries may need: kept tokens, then the last ones."""
         length = keys.shape[2]
         self._make_room(length, keys, values)
-        start, end = self.stored, self.stored + length
-        self.keys[..., start:end, :] = keys  # type: ignore[index]
-        self.values[..., start:end, :] = values  # type: ignore[index]
-        self.stored, self.offset = end, self.offset + length
+        self.stored = end = self._append(self.stored, keys, values)
+        self.offset += length
         first = end - min(end, self._wanted(length))
         return self._view(self.keys, first, end), self._view(self.values, first, end)
 
@@ -46,9 +42,7 @@ class SlidingCache:
                 mx.concatenate([b[..., : self.keep, :], b[..., first : self.stored, :]], axis=2) for b in self.state
             )
             self.stored = self.keep + recent
-        capacity = -(-(self.stored + length) // STEP) * STEP
-        self.keys = grown(self.keys, keys, self.stored, capacity)
-        self.values = grown(self.values, values, self.stored, capacity)
+        self._grow(keys, values, self.stored)
 
     def _view(self, buffer: mx.array | None, first: int, end: int) -> mx.array:
         if first <= self.keep:
@@ -70,11 +64,6 @@ class SlidingCache:
             return (self.keep, self.keep + dropped) if dropped else (0, 0)
         return self.keep, first + dropped
 
-    @property
-    def state(self) -> list[mx.array]:
-        """The arrays that a loop must evaluate to keep the graph short."""
-        return [] if self.keys is None or self.values is None else [self.keys, self.values]
-
     def can_trim(self, n: int) -> bool:
         """Whether every token that the window wants would still be there."""
         if n > self.offset or n > self.stored:
@@ -88,15 +77,3 @@ class SlidingCache:
         self.offset -= n
         self.stored -= n
         return n
-
-    def copy(self) -> "SlidingCache":
-        """A cache that goes its own way from here."""
-        new = type(self)(self.window, self.keep)
-        new.offset, new.stored = self.offset, self.stored
-        new.keys = None if self.keys is None else mx.array(self.keys)
-        new.values = None if self.values is None else mx.array(self.values)
-        return new
-
-    @property
-    def nbytes(self) -> int:
-        return sum(a.nbytes for a in self.state)
