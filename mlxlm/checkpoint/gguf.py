@@ -1,9 +1,9 @@
 """A GGUF file (or all parts of a split one) as a checkpoint: config, weights and tokenizer from that file alone.
 
-Weights keep the file's own precision. Quantized ones become MLX's quantized triples without requantization wherever the two
-formats can say the same (``gguf_blocks``), and their scales are float32 unless asked otherwise: float32 holds all of
-them exactly and, as activations take the scales' dtype, computes in float32 like llama.cpp. ``load(dtype="bfloat16")``
-converts them where speed or memory matters more.
+Weights keep the file's own precision. Quantized ones become MLX's quantized triples without requantization wherever
+the two formats can say the same (``gguf_blocks``), and their scales are float32 unless asked otherwise: float32 holds
+all of them exactly and, as activations take the scales' dtype, computes in float32 like llama.cpp.
+``load(dtype="bfloat16")`` converts them where speed or memory matters more.
 """
 
 import os
@@ -33,7 +33,8 @@ class GGUF:
 
     def __init__(self, path: str | Path, *, scale_dtype: str = "float32"):
         if scale_dtype not in SCALE_DTYPES:
-            raise UsageError("this dtype is not known", where="scale_dtype", found=repr(scale_dtype), expected=", ".join(SCALE_DTYPES))
+            raise UsageError("this dtype is not known", where="scale_dtype", found=repr(scale_dtype),
+                             expected=", ".join(SCALE_DTYPES))
         self.path = Path(path)
         self._scale_dtype = SCALE_DTYPES[scale_dtype]
         headers = _headers(self.path)
@@ -71,7 +72,8 @@ class GGUF:
         c = self.config
         embedding = self.tensors["token_embd.weight"].block.name
         return Shapes(
-            heads=c.get("num_attention_heads") or 1, kv_heads=c.get("num_key_value_heads") or 1, head_dim=c.get("head_dim") or 1,
+            heads=c.get("num_attention_heads") or 1, kv_heads=c.get("num_key_value_heads") or 1,
+            head_dim=c.get("head_dim") or 1,
             nope_dim=c.get("qk_nope_head_dim") or 0, scale_dtype=self._scale_dtype,
             # A bfloat16 file was a bfloat16 checkpoint: its norms, which GGUF widens, go back to what they were.
             vector_dtype=mx.bfloat16 if embedding == "BF16" else None,
@@ -81,8 +83,9 @@ class GGUF:
 def open_gguf(path: str | Path, *, scale_dtype: str = "float32") -> GGUF:
     """Opens a GGUF file, or a split one by any of its parts.
 
-    ``scale_dtype`` is that of quantized tensors' scales and biases: "float32" loses nothing; "float16" loses nothing for
-    Q4_0 to Q8_0 and rounds the others. Raises SourceError, ConfigError or WeightError for a file that can't be read.
+    ``scale_dtype`` is that of quantized tensors' scales and biases: "float32" loses nothing; "float16" loses nothing
+    for Q4_0 to Q8_0 and rounds the others. Raises SourceError, ConfigError or WeightError for a file that can't be
+    read.
     """
     return GGUF(path, scale_dtype=scale_dtype)
 
@@ -98,7 +101,8 @@ def _headers(path: Path) -> list[Header]:
     named = PART.fullmatch(path.name)
     if named is None or int(named[3]) != count:
         raise SourceError("the file is one part of a split model, and its name doesn't say so", where=path,
-                          expected=f"a name that ends in -00001-of-{count:05}.gguf", hint="Give the parts their names back.")
+                          expected=f"a name that ends in -00001-of-{count:05}.gguf",
+                          hint="Give the parts their names back.")
     parts = [path.with_name(f"{named[1]}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
     if missing := [p.name for p in parts if not p.is_file()]:
         raise SourceError("parts of the split model are missing", where=path.parent, found=", ".join(missing[:5]),
@@ -106,7 +110,8 @@ def _headers(path: Path) -> list[Header]:
     headers = [first if p == path else read_header(p) for p in parts]
     for i, header in enumerate(headers):
         if (header.metadata.get("split.no"), header.metadata.get("split.count")) != (i, count):
-            raise WeightError("the part isn't the one that its name says", where=header.path, found=f"split.no {header.metadata.get('split.no')!r}",
+            raise WeightError("the part isn't the one that its name says", where=header.path,
+                              found=f"split.no {header.metadata.get('split.no')!r}",
                               expected=i)
     return headers
 
@@ -119,5 +124,6 @@ def _merged(headers: list[Header]) -> dict[str, Tensor]:
         tensors |= header.tensors
     expected = headers[0].metadata.get("split.tensors.count", len(tensors))
     if len(headers) > 1 and expected != len(tensors):
-        raise WeightError("the parts don't hold all tensors", where=headers[0].path, found=len(tensors), expected=expected)
+        raise WeightError("the parts don't hold all tensors", where=headers[0].path, found=len(tensors),
+                          expected=expected)
     return tensors

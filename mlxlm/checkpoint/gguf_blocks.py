@@ -7,7 +7,8 @@ A group of 32 weights in MLX is w = scale * q + bias. What that means for each t
 - Q4_K, Q5_K, IQ4_NL, IQ4_XS: scale and bias are products of 11 and 6 bits. Exact with float32 scales; float16 ones
   round them, which costs up to 2^-11 of a scale or bias.
 - MXFP4: MLX's mxfp4 mode. Exact.
-- Q6_K and the other types with groups of 16 have no exact counterpart: they are rounded to 8 bits in groups of 32, at most
+- Q6_K and the other types with groups of 16 have no exact counterpart: they are rounded to 8 bits in groups of 32,
+at most
   1/510 of the group's range away. docs/gguf.md has what this costs in perplexity (nothing that can be measured).
 - TQ1_0, TQ2_0: three values a block, held as float16. Exact.
 """
@@ -23,7 +24,8 @@ GROUP = 32
 PLAIN = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 AS_FLOAT16 = ("TQ1_0", "TQ2_0")
 PART = 1 << 19  # weights that are worked on at a time, so that what lies between fits the cache
-IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int16)  # ggml's table
+IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113],
+                      np.int16)  # ggml's table
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def numbers(tensor: Tensor, data: np.ndarray | None = None) -> np.ndarray:
 def floats(tensor: Tensor) -> np.ndarray:
     """The values in float32."""
     values = numbers(tensor)
-    return (values.astype(np.uint32) << 16).view(np.float32) if tensor.block.name == "BF16" else values.astype(np.float32)
+    if tensor.block.name == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
 
 
 def _numbers(data: np.ndarray, name: str) -> np.ndarray:
@@ -151,7 +155,8 @@ def _six_bit_scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _q4_k(blocks: np.ndarray):
     scales, biases = _six_bit_scales(blocks)
     pairs = np.ascontiguousarray(blocks[:, 16:]).view(np.uint16).reshape(-1, 4, 16)
-    out = np.empty((len(blocks), 4, 2, 16), np.uint8)  # 32 bytes hold two groups: one in the low nibbles, one in the high
+    out = np.empty((len(blocks), 4, 2, 16),
+                   np.uint8)  # 32 bytes hold two groups: one in the low nibbles, one in the high
     out[:, :, 0] = (pairs & 0x0F) | ((pairs >> 4) & 0xF0)
     out[:, :, 1] = ((pairs >> 4) & 0x0F) | ((pairs >> 8) & 0xF0)
     return out, scales, biases

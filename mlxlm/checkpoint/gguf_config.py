@@ -11,69 +11,14 @@ import numpy as np
 
 from ..errors import ConfigError, WeightError
 from .gguf_header import Tensor
-from .gguf_names import known
+from .gguf_keys import Keys
+from .gguf_rope import rope
 
-# Keys of an architecture that say nothing a model would compute with.
-SILENT = {"vocab_size", "rope.scaling.finetuned", "tensor_data_layout", "attention.causal", "embedding_length_out"}
 GATING_SIGMOID = 2
-MODEL_TYPES = {"llama": "llama", "smollm3": "smollm3", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe", "gemma2": "gemma2",
+MODEL_TYPES = {"llama": "llama", "smollm3": "smollm3", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe",
+               "gemma2": "gemma2",
                "gemma3": "gemma3_text", "glm4moe": "glm4_moe", "deepseek2": "deepseek_v3", "nemotron_h": "nemotron_h",
                "nemotron_h_moe": "nemotron_h", "gpt-oss": "gpt_oss"}
-
-
-class Keys:
-    """One architecture's metadata. Whoever takes a key answers for it; ``finish`` tells of those that no one took."""
-
-    def __init__(self, metadata: dict[str, Any], tensors: dict[str, Tensor], where: object):
-        self.metadata, self.tensors, self.where = metadata, tensors, where
-        self.architecture = known(metadata.get("general.architecture"), where)
-        self.taken: set[str] = set()
-
-    def get(self, name: str, kind: type, default: Any = None) -> Any:
-        """The value of ``<architecture>.name`` as an int, float, bool or str; ConfigError if it is something else."""
-        key = f"{self.architecture}.{name}"
-        self.taken.add(key)
-        value = self.metadata.get(key, default)
-        if isinstance(value, np.ndarray) and kind is not list and len(value) and (value == value[0]).all():
-            value = value[0].item()  # one value said for each layer
-        if value is default or isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-            return value
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if kind is list and isinstance(value, np.ndarray):
-            return value.tolist()
-        raise ConfigError(f"{key} has a value that can't be right", where=self.where, found=repr(value)[:60], expected=kind.__name__)
-
-    def need(self, name: str, kind: type) -> Any:
-        value = self.get(name, kind)
-        if value is None:
-            raise ConfigError(f"{self.architecture}.{name} is missing from the metadata", where=self.where,
-                              hint="The file may have been made by a converter that is too old.")
-        return value
-
-    def has(self, tensor: str) -> bool:
-        return tensor in self.tensors
-
-    def per_layer(self, name: str, layers: int) -> list[int]:
-        """A number for each layer, where the metadata has one for all or a list."""
-        value = self.get(name, object)
-        if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and len(value) >= layers:
-            return value[:layers].tolist()
-        if isinstance(value, int) and not isinstance(value, bool):
-            return [value] * layers
-        raise ConfigError(f"{self.architecture}.{name} must hold a number for each layer", where=self.where, found=repr(value)[:60])
-
-    def only(self, name: str, kind: type, value: Any) -> None:
-        """Takes a key that may only hold one value."""
-        if (found := self.get(name, kind, value)) != value:
-            raise ConfigError(f"{self.architecture}.{name} has a value that can't be honoured", where=self.where, found=found, expected=value)
-
-    def finish(self) -> None:
-        left = sorted(k for k in self.metadata if k.startswith(f"{self.architecture}.") and k not in self.taken
-                      and k.partition(".")[2] not in SILENT and self.metadata[k] is not False)
-        if left or self.metadata.get(f"{self.architecture}.attention.causal") is False:
-            raise ConfigError("the metadata has keys that may change the numbers, and nothing here honours them", where=self.where,
-                              found=", ".join(left) or "attention.causal = False")
 
 
 def config(metadata: dict[str, Any], tensors: dict[str, Tensor], where: object) -> dict[str, Any]:
@@ -107,7 +52,8 @@ def _common(k: Keys) -> dict[str, Any]:
     if out["num_hidden_layers"] < 1:
         raise ConfigError("block_count can't be right", where=k.where, found=out["num_hidden_layers"])
     if k.architecture != "deepseek2":
-        k.only("attention.value_length", int, head_dim if head_dim is not None else k.get("attention.value_length", int))
+        k.only("attention.value_length", int,
+               head_dim if head_dim is not None else k.get("attention.value_length", int))
     return out
 
 
@@ -123,77 +69,7 @@ def _dense(k: Keys, out: dict[str, Any]) -> None:
     if out["num_attention_heads"] < 1:
         raise ConfigError("attention.head_count can't be right", where=k.where, found=out["num_attention_heads"])
     out["head_dim"] = out["head_dim"] or out["hidden_size"] // out["num_attention_heads"]
-    _rope(k, out, out["head_dim"])
-
-
-def _rope(k: Keys, out: dict[str, Any], dims: int, partial: bool = False) -> None:
-    """rope_theta and rope_scaling; ``dims`` turn of each head unless the model may turn fewer."""
-    out["rope_theta"] = k.get("rope.freq_base", float, 10_000.0)
-    turned = k.get("rope.dimension_count", int, dims)
-    if partial:
-        out["partial_rotary_factor"] = turned / dims
-    elif turned != dims:
-        raise ConfigError("rope.dimension_count can't be honoured", where=k.where, found=turned, expected=dims)
-    out["rope_scaling"] = _rope_scaling(k, out, turned)
-
-
-def _rope_scaling(k: Keys, out: dict[str, Any], dims: int) -> dict[str, Any] | None:
-    kind = k.get("rope.scaling.type", str, "none")
-    factor = k.get("rope.scaling.factor", float) or k.get("rope.scale_linear", float) or 1.0
-    original = k.get("rope.scaling.original_context_length", int)
-    gain = k.get("rope.scaling.attn_factor", float, 1.0)
-    yarn = {
-        "attention_factor": k.get("rope.scaling.yarn_attn_factor", float),
-        "beta_fast": k.get("rope.scaling.yarn_beta_fast", float), "beta_slow": k.get("rope.scaling.yarn_beta_slow", float),
-    }
-    k.only("rope.scaling.yarn_ext_factor", float, 1.0)
-    k.taken.add(f"{k.architecture}.rope.scaling.yarn_log_multiplier")  # DeepSeek's; _deepseek2 reads it
-    if kind == "yarn":
-        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original,
-                **{name: v for name, v in yarn.items() if v is not None}}
-    if kind in ("none", "linear") and "rope_freqs.weight" in k.tensors:
-        return _factors(k, out, "rope_freqs.weight", dims)
-    if kind == "linear" or factor != 1.0 and kind == "none":
-        return {"rope_type": "linear", "factor": factor} if factor != 1.0 else None
-    if kind == "longrope":
-        long, short = (_vector(k, f"rope_factors_{which}.weight", dims).tolist() for which in ("long", "short"))
-        return {"rope_type": "longrope", "factor": factor, "original_max_position_embeddings": original, "long_factor": long,
-                "short_factor": short, "attention_factor": gain}
-    if kind != "none":
-        raise ConfigError("rope.scaling.type is not known", where=k.where, found=kind, expected="none, linear, yarn or longrope")
-    return None
-
-
-def _vector(k: Keys, name: str, dims: int) -> np.ndarray:
-    tensor = k.tensors.get(name)
-    if tensor is None or tensor.shape != (dims // 2,) or tensor.block.name != "F32":
-        raise ConfigError(f"{name} must hold {dims // 2} numbers", where=k.where, found=tensor and (tensor.shape, tensor.block.name))
-    return np.ascontiguousarray(tensor.data).view("<f4").reshape(-1)
-
-
-def _factors(k: Keys, out: dict[str, Any], name: str, dims: int) -> dict[str, Any] | None:
-    """llama.cpp stores Llama 3's scaling as a divisor for each frequency: found again, or handed on as it is."""
-    divisors = _vector(k, name, dims)
-    if not (divisors > 0).all():
-        raise ConfigError(f"{name} must hold numbers above 0", where=k.where)
-    factor = float(divisors.max())
-    if factor == divisors.min() == 1.0:
-        return None
-    inverse = 1.0 / np.float32(out["rope_theta"]) ** (np.arange(0, dims, 2, dtype=np.float32) / np.float32(dims))
-    for original in (8192, 16384, 4096, 2048, 32768, 65536, 131072):
-        settings = {"factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": original}
-        if np.allclose(_llama3_divisors(inverse, **settings), divisors, rtol=1e-4):
-            return {"rope_type": "llama3", **settings}
-    return {"rope_type": "longrope", "factor": 1.0, "attention_factor": 1.0, "long_factor": divisors.tolist(),
-            "short_factor": divisors.tolist(), "original_max_position_embeddings": out["max_position_embeddings"]}
-
-
-def _llama3_divisors(inverse: np.ndarray, factor: float, low_freq_factor: float, high_freq_factor: float,
-                     original_max_position_embeddings: int) -> np.ndarray:
-    """By how much Llama 3.1 divides each frequency: high ones by 1, low ones by the factor, those between by a mix."""
-    turns = original_max_position_embeddings * inverse / (2 * np.pi)
-    smooth = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
-    return 1 / ((1 - smooth) / factor + smooth)
+    rope(k, out, out["head_dim"])
 
 
 def _llama(k: Keys, out: dict[str, Any]) -> None:
@@ -217,7 +93,7 @@ def _qwen3(k: Keys, out: dict[str, Any]) -> None:
 def _qwen3_moe(k: Keys, out: dict[str, Any]) -> None:
     _qwen3(k, out)
     out |= {"num_experts": k.need("expert_count", int), "num_experts_per_tok": k.need("expert_used_count", int),
-            "moe_intermediate_size": k.get("expert_feed_forward_length", int) or out["intermediate_size"] // k.need("expert_used_count", int),
+            "moe_intermediate_size": k.need("expert_feed_forward_length", int),
             "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
     k.only("expert_weights_scale", float, 1.0)
 
@@ -239,7 +115,8 @@ def _gemma2(k: Keys, out: dict[str, Any]) -> None:
     largest = out["num_hidden_layers"] == 46  # Gemma 2 27B alone scales by another number than the head's size
     out |= {"sliding_window": k.get("attention.sliding_window", int, 4096), "layer_types": _layer_kinds(k, out, 2),
             "attn_logit_softcapping": k.get("attn_logit_softcapping", float, 50.0),
-            "final_logit_softcapping": k.get("final_logit_softcapping", float, 30.0), "hidden_activation": "gelu_pytorch_tanh",
+            "final_logit_softcapping": k.get("final_logit_softcapping", float, 30.0),
+            "hidden_activation": "gelu_pytorch_tanh",
             "query_pre_attn_scalar": out["hidden_size"] // out["num_attention_heads"] if largest else out["head_dim"]}
     k.only("rope.freq_base_swa", float, out["rope_theta"])
 
@@ -249,8 +126,10 @@ def _gemma3(k: Keys, out: dict[str, Any]) -> None:
     largest = out["num_hidden_layers"] == 62  # Gemma 3 27B, as with Gemma 2
     window = k.get("attention.sliding_window", int)
     kinds = _layer_kinds(k, out, 6)
-    out |= {"sliding_window": window or 0, "layer_types": kinds if window else ["full_attention"] * out["num_hidden_layers"],
-            "final_logit_softcapping": k.get("final_logit_softcapping", float) or None, "hidden_activation": "gelu_pytorch_tanh",
+    out |= {"sliding_window": window or 0,
+            "layer_types": kinds if window else ["full_attention"] * out["num_hidden_layers"],
+            "final_logit_softcapping": k.get("final_logit_softcapping", float) or None,
+            "hidden_activation": "gelu_pytorch_tanh",
             "rope_local_base_freq": k.get("rope.freq_base_swa", float, 10_000.0),
             "query_pre_attn_scalar": out["hidden_size"] // out["num_attention_heads"] if largest else out["head_dim"]}
     out["rope_theta"] = k.get("rope.freq_base", float, 1_000_000.0)
@@ -264,27 +143,33 @@ def _grouped(k: Keys, out: dict[str, Any]) -> None:
     if gating is None and (k.architecture == "glm4moe" or any(".exp_probs_b" in name for name in k.tensors)):
         gating = GATING_SIGMOID
     if gating != GATING_SIGMOID:
-        raise ConfigError("experts that aren't chosen by a sigmoid (DeepSeek V2) can't be read from GGUF yet", where=k.where,
+        raise ConfigError("experts that aren't chosen by a sigmoid (DeepSeek V2) can't be read from GGUF yet",
+                          where=k.where,
                           found=f"expert_gating_func = {gating}", hint="Use the model's safetensors.")
     groups = k.get("expert_group_count", int, 1)
     out |= {"n_routed_experts": k.need("expert_count", int), "num_experts_per_tok": k.need("expert_used_count", int),
-            "moe_intermediate_size": k.need("expert_feed_forward_length", int), "n_shared_experts": k.get("expert_shared_count", int, 0),
+            "moe_intermediate_size": k.need("expert_feed_forward_length", int),
+            "n_shared_experts": k.get("expert_shared_count", int, 0),
             "n_group": max(groups, 1), "topk_group": max(k.get("expert_group_used_count", int, 1), 1),
-            "norm_topk_prob": k.get("expert_weights_norm", bool, False), "routed_scaling_factor": k.get("expert_weights_scale", float, 1.0),
-            "first_k_dense_replace": k.get("leading_dense_block_count", int, 0), "scoring_func": "sigmoid", "topk_method": "noaux_tc"}
+            "norm_topk_prob": k.get("expert_weights_norm", bool, False),
+            "routed_scaling_factor": k.get("expert_weights_scale", float, 1.0),
+            "first_k_dense_replace": k.get("leading_dense_block_count", int, 0), "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc"}
 
 
 def _glm4_moe(k: Keys, out: dict[str, Any]) -> None:
     head_dim = out["head_dim"] or out["hidden_size"] // max(out["num_attention_heads"], 1)
-    out |= {"intermediate_size": k.need("feed_forward_length", int), "head_dim": head_dim, "use_qk_norm": k.has("blk.0.attn_q_norm.weight"),
+    out |= {"intermediate_size": k.need("feed_forward_length", int), "head_dim": head_dim,
+            "use_qk_norm": k.has("blk.0.attn_q_norm.weight"),
             "num_key_value_heads": k.need("attention.head_count_kv", int), "attention_bias": k.has("blk.0.attn_q.bias")}
-    _rope(k, out, head_dim, partial=True)
+    rope(k, out, head_dim, partial=True)
     _grouped(k, out)
 
 
 def _deepseek2(k: Keys, out: dict[str, Any]) -> None:
     turned = k.need("rope.dimension_count", int)
-    key, value = (k.get(f"attention.{x}_length_mla", int) or k.get(f"attention.{x}_length", int) or 0 for x in ("key", "value"))
+    key, value = (k.get(f"attention.{x}_length_mla", int) or k.get(f"attention.{x}_length", int) or 0
+                  for x in ("key", "value"))
     for name in ("key_length", "value_length", "head_count_kv"):  # of the folded form, which says nothing more
         k.get(f"attention.{name}", int)
     rank = k.get("attention.q_lora_rank", int)
@@ -292,8 +177,9 @@ def _deepseek2(k: Keys, out: dict[str, Any]) -> None:
             "head_dim": None, "kv_lora_rank": k.need("attention.kv_lora_rank", int), "qk_rope_head_dim": turned,
             "qk_nope_head_dim": key - turned, "v_head_dim": value}
     if out["qk_nope_head_dim"] < 1 or value < 1:
-        raise ConfigError("attention.key_length_mla and value_length_mla can't be right", where=k.where, found=f"{key} and {value}")
-    _rope(k, out, turned)
+        raise ConfigError("attention.key_length_mla and value_length_mla can't be right", where=k.where,
+                          found=f"{key} and {value}")
+    rope(k, out, turned)
     _grouped(k, out)
     log_multiplier = k.get("rope.scaling.yarn_log_multiplier", float)
     if log_multiplier and out["rope_scaling"]:
@@ -309,13 +195,14 @@ def _gpt_oss(k: Keys, out: dict[str, Any]) -> None:
             "num_local_experts": k.need("expert_count", int), "num_experts_per_tok": k.need("expert_used_count", int),
             "intermediate_size": k.need("expert_feed_forward_length", int), "layer_types": _layer_kinds(k, out, 2),
             "sliding_window": k.need("attention.sliding_window", int), "swiglu_limit": 7.0}
-    _rope(k, out, head_dim)
+    rope(k, out, head_dim)
     k.only("rope.freq_base_swa", float, out["rope_theta"])
     if out["rope_scaling"]:
         out["rope_scaling"]["truncate"] = False  # as in the model's own config.json; the metadata has no key for it
 
 
-MIXERS = {"ssm_in": "M", "attn_q": "*", "attn_qkv": "*", "ffn_gate_inp": "E", "ffn_up": "-"}  # a tensor that only that kind of layer has
+# Tensors that only one kind of layer has.
+MIXERS = {"ssm_in": "M", "attn_q": "*", "attn_qkv": "*", "ffn_gate_inp": "E", "ffn_up": "-"}
 
 
 def _pattern(k: Keys, layers: int) -> str:
@@ -334,7 +221,8 @@ def _nemotron_h(k: Keys, out: dict[str, Any]) -> None:
     heads = k.per_layer("attention.head_count", layers)
     mamba_heads, inner = k.need("ssm.time_step_rank", int), k.need("ssm.inner_size", int)
     if mamba_heads < 1 or inner % mamba_heads:
-        raise ConfigError("ssm.inner_size isn't a multiple of ssm.time_step_rank", where=k.where, found=f"{inner} and {mamba_heads}")
+        raise ConfigError("ssm.inner_size isn't a multiple of ssm.time_step_rank", where=k.where,
+                          found=f"{inner} and {mamba_heads}")
     first = {kind: pattern.index(kind) for kind in set(pattern)}
 
     def biased(kind: str, name: str) -> bool:
@@ -343,26 +231,34 @@ def _nemotron_h(k: Keys, out: dict[str, Any]) -> None:
     out |= {
         "hybrid_override_pattern": pattern, "num_attention_heads": max(heads), "num_key_value_heads": max(kv) or None,
         "intermediate_size": k.tensors[f"blk.{first['-']}.ffn_up.weight"].shape[0] if "-" in first else 0,
-        "layer_norm_epsilon": out.pop("rms_norm_eps"), "mamba_num_heads": mamba_heads, "mamba_head_dim": inner // mamba_heads,
+        "layer_norm_epsilon": out.pop("rms_norm_eps"), "mamba_num_heads": mamba_heads,
+        "mamba_head_dim": inner // mamba_heads,
         "ssm_state_size": k.need("ssm.state_size", int), "conv_kernel": k.need("ssm.conv_kernel", int),
-        "n_groups": k.need("ssm.group_count", int), "use_conv_bias": biased("M", "ssm_conv1d"), "mamba_proj_bias": biased("M", "ssm_in"),
+        "n_groups": k.need("ssm.group_count", int), "use_conv_bias": biased("M", "ssm_conv1d"),
+        "mamba_proj_bias": biased("M", "ssm_in"),
         "attention_bias": biased("*", "attn_q"), "mlp_bias": biased("-", "ffn_up"), "mlp_hidden_act": "relu2",
     }
     for unused in ("rope.dimension_count", "rope.freq_base", "rope.scaling.type", "attention.scale"):
         k.get(unused, object)
     if k.architecture == "nemotron_h_moe":
-        out |= {"n_routed_experts": k.need("expert_count", int), "num_experts_per_tok": k.need("expert_used_count", int),
-                "moe_intermediate_size": k.need("expert_feed_forward_length", int), "n_shared_experts": k.get("expert_shared_count", int, 0),
+        out |= {"n_routed_experts": k.need("expert_count", int),
+                "num_experts_per_tok": k.need("expert_used_count", int),
+                "moe_intermediate_size": k.need("expert_feed_forward_length", int),
+                "n_shared_experts": k.get("expert_shared_count", int, 0),
                 "moe_shared_expert_intermediate_size": k.get("expert_shared_feed_forward_length", int, 0),
-                "moe_latent_size": k.get("moe_latent_size", int) or None, "n_group": max(k.get("expert_group_count", int, 1), 1),
-                "topk_group": max(k.get("expert_group_used_count", int, 1), 1), "norm_topk_prob": k.get("expert_weights_norm", bool, False),
+                "moe_latent_size": k.get("moe_latent_size", int) or None,
+                "n_group": max(k.get("expert_group_count", int, 1), 1),
+                "topk_group": max(k.get("expert_group_used_count", int, 1), 1),
+                "norm_topk_prob": k.get("expert_weights_norm", bool, False),
                 "routed_scaling_factor": k.get("expert_weights_scale", float, 1.0)}
         k.only("expert_gating_func", int, GATING_SIGMOID)
 
 
 OWN: dict[str, Callable[[Keys, dict[str, Any]], None]] = {
-    "llama": _llama, "smollm3": _smollm3, "qwen2": _dense, "qwen3": _qwen3, "qwen3moe": _qwen3_moe, "gemma2": _gemma2, "gemma3": _gemma3,
-    "glm4moe": _glm4_moe, "deepseek2": _deepseek2, "nemotron_h": _nemotron_h, "nemotron_h_moe": _nemotron_h, "gpt-oss": _gpt_oss,
+    "llama": _llama, "smollm3": _smollm3, "qwen2": _dense, "qwen3": _qwen3, "qwen3moe": _qwen3_moe, "gemma2": _gemma2,
+    "gemma3": _gemma3,
+    "glm4moe": _glm4_moe, "deepseek2": _deepseek2, "nemotron_h": _nemotron_h, "nemotron_h_moe": _nemotron_h,
+    "gpt-oss": _gpt_oss,
 }
 
 

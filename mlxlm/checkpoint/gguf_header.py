@@ -20,7 +20,8 @@ VERSIONS = (2, 3)
 MOST_DIMS = 4
 MOST_DEPTH = 4  # arrays in arrays
 STRING, ARRAY = 8, 9
-SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8",
+           12: "<f8"}
 SIZES = {kind: np.dtype(code).itemsize for kind, code in SCALARS.items()}
 PULL_AGAIN = "The file is damaged or the download incomplete: pull the model again."
 
@@ -38,11 +39,14 @@ class Block:
 
 # Type number to its block, as ggml's enum counts; numbers that are left out were taken back by ggml.
 TYPES = {number: Block(*facts) for number, facts in {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
     8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
     13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
     29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
 }.items()}
 
@@ -72,7 +76,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Raises SourceError, ConfigError (metadata) or WeightError (tensor table) for a file that isn't as it should be."""
+    """Raises SourceError, ConfigError (metadata) or WeightError (tensor table) for a file that isn't right."""
     data = _mapped(path)
     if data[:4] != MAGIC:
         raise WeightError("it isn't a GGUF file", where=path, found=repr(data[:4]), expected=repr(MAGIC))
@@ -81,7 +85,8 @@ def read_header(path: Path) -> Header:
     version = _u32(data, 4)[0]
     if version not in VERSIONS:
         swapped = int.from_bytes(data[4:8], "big") in VERSIONS
-        raise WeightError("this version of GGUF isn't read", where=path, found="a big-endian file" if swapped else version,
+        raise WeightError("this version of GGUF isn't read", where=path,
+                          found="a big-endian file" if swapped else version,
                           expected="2 or 3, little-endian")
     reader = _Reader(path, data)
     tensor_count, pair_count = reader.u64(), reader.u64()
@@ -159,7 +164,8 @@ class _Reader:
     def array(self, key: str, kind: int, count: int, depth: int) -> Any:
         if kind in SCALARS:
             # Copied, so that no metadata value keeps the map alive.
-            return np.frombuffer(self.data, SCALARS[kind], count, self.take(count * SIZES[kind])).copy() if count else np.empty(0)
+            return np.frombuffer(self.data, SCALARS[kind], count,
+                                 self.take(count * SIZES[kind])).copy() if count else np.empty(0)
         if count > (self.end - self.at) // 8:
             raise self.fail(f"{key} has a length that can't be right", count)
         if kind == STRING:
@@ -167,7 +173,7 @@ class _Reader:
         return [self.value(key, kind, depth + 1) for _ in range(count)]
 
     def strings(self, key: str, count: int) -> list[bytes]:
-        """An array of strings, undecoded. The loop is written for speed: vocabularies have 50,000 to 300,000 of them."""
+        """An array of strings, undecoded. The loop is written for speed: vocabularies have up to 300,000 of them."""
         data, at, end, out, u64 = self.data, self.at, self.end, [], _u64
         append = out.append
         try:
@@ -193,7 +199,8 @@ class _Reader:
             name = self.text("a tensor's name")
             dims = self.u32()
             if dims > MOST_DIMS:
-                raise WeightError("a tensor has too many dimensions", where=f"{self.path}: {name}", found=dims, expected=f"{MOST_DIMS} at most")
+                raise WeightError("a tensor has too many dimensions", where=f"{self.path}: {name}", found=dims,
+                                  expected=f"{MOST_DIMS} at most")
             shape = tuple(self.u64() for _ in range(dims))[::-1]
             out.append((name, shape, self.u32(), self.u64()))
         return out
@@ -220,7 +227,8 @@ def _placed(path: Path, data: mmap.mmap | bytes, end: int, metadata: dict, table
         row_bytes, rows = row // block.weights * block.bytes, math.prod(shape[:-1])
         if offset % alignment or start + offset + rows * row_bytes > len(data):
             raise WeightError("the tensor lies beyond the file's end, or between two places", where=where,
-                              found=f"bytes {start + offset} to {start + offset + rows * row_bytes} of {len(data)}", hint=PULL_AGAIN)
+                              found=f"bytes {start + offset} to {start + offset + rows * row_bytes} of {len(data)}",
+                              hint=PULL_AGAIN)
         view = np.frombuffer(data, np.uint8, rows * row_bytes, start + offset).reshape(rows, row_bytes)
         tensors[name] = Tensor(path, name, shape, block, view)
     return tensors

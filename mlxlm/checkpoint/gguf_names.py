@@ -1,4 +1,4 @@
-"""GGUF's tensor names to mlx-lm's, and what llama.cpp did to the values undone: one table of rows for each architecture.
+"""GGUF's tensor names to mlx-lm's, and what llama.cpp did to the values undone: a table of rows per architecture.
 
 A row says where a tensor goes and how: as a module's weight or bias (``module``), or as a value of a special kind.
 """
@@ -78,7 +78,8 @@ QWEN2 = {**LLAMA, **_attention("self_attn")}
 GEMMA = {
     **ROOT, **_attention("self_attn"), **_mlp("mlp"), "output_norm": To("model.norm", "less_one"),
     "attn_norm": To("input_layernorm", "less_one"), "post_attention_norm": To("post_attention_layernorm", "less_one"),
-    "ffn_norm": To("pre_feedforward_layernorm", "less_one"), "post_ffw_norm": To("post_feedforward_layernorm", "less_one"),
+    "ffn_norm": To("pre_feedforward_layernorm", "less_one"),
+    "post_ffw_norm": To("post_feedforward_layernorm", "less_one"),
     "attn_q_norm": To("self_attn.q_norm", "less_one"), "attn_k_norm": To("self_attn.k_norm", "less_one"),
 }
 GROUPED = {
@@ -89,7 +90,8 @@ GROUPED = {
 # order within a head cancels out in the product, and they are left as they are.
 NEMOTRON_H = {
     "token_embd": To("backbone.embeddings"), "output_norm": To("backbone.norm_f", "vector"), "output": To("lm_head"),
-    "attn_norm": To("norm", "vector"), **_attention("mixer"), "ffn_up": To("mixer.up_proj"), "ffn_down": To("mixer.down_proj"),
+    "attn_norm": To("norm", "vector"), **_attention("mixer"), "ffn_up": To("mixer.up_proj"),
+    "ffn_down": To("mixer.down_proj"),
     "ssm_in": To("mixer.in_proj"), "ssm_out": To("mixer.out_proj"), "ssm_conv1d": To("mixer.conv1d", "conv"),
     "ssm_dt": To("mixer.dt_bias", "value"), "ssm_a": To("mixer.A_log", "a_log"), "ssm_d": To("mixer.D", "flat"),
     "ssm_norm": To("mixer.norm.weight", "flat"), "ffn_gate_inp": To("mixer.gate", "numbers"),
@@ -108,10 +110,12 @@ TABLES: dict[str, dict[str, To]] = {
     "gemma3": GEMMA,
     "glm4moe": {**QWEN2, **HEAD_NORMS, **GROUPED, "post_attention_norm": To("post_attention_layernorm", "vector")},
     "deepseek2": {
-        **ROOT, **PRE_NORM, **_mlp("mlp"), **GROUPED, "attn_q": To("self_attn.q_proj"), "attn_q_a": To("self_attn.q_a_proj"),
+        **ROOT, **PRE_NORM, **_mlp("mlp"), **GROUPED, "attn_q": To("self_attn.q_proj"),
+        "attn_q_a": To("self_attn.q_a_proj"),
         "attn_q_b": To("self_attn.q_b_proj"), "attn_q_a_norm": To("self_attn.q_a_layernorm", "vector"),
         "attn_kv_a_mqa": To("self_attn.kv_a_proj_with_mqa"), "attn_kv_a_norm": To("self_attn.kv_a_layernorm", "vector"),
-        "attn_k_b": To("self_attn.embed_q"), "attn_v_b": To("self_attn.unembed_out"), "attn_kv_b": To("self_attn", "kv_b"),
+        "attn_k_b": To("self_attn.embed_q"), "attn_v_b": To("self_attn.unembed_out"),
+        "attn_kv_b": To("self_attn", "kv_b"),
         "attn_output": To("self_attn.o_proj"),
     },
     "nemotron_h": NEMOTRON_H,
@@ -156,7 +160,7 @@ def _stem(name: str) -> tuple[str, str]:
 
 
 def quantization(plan: list[Move]) -> dict[str, Any] | None:
-    """config.json's ``quantization`` as mlx-lm writes it: the commonest setting, and a row for each module that differs."""
+    """config.json's ``quantization`` as mlx-lm writes it: the commonest setting, and a row per module that differs."""
     own: dict[str, dict] = {}
     for move in plan:
         if move.quantized:
@@ -183,7 +187,7 @@ def _modules(move: Move) -> list[str]:
 
 
 def converted(move: Move, shapes: Shapes) -> Iterator[Piece]:
-    """The parameters that a tensor becomes, in numpy: safe in any thread. Raises WeightError for a shape that can't be undone."""
+    """The parameters that a tensor becomes, in numpy: safe in any thread. Raises WeightError for impossible shapes."""
     kind, tensor = move.kind, move.tensor
     if kind in ("qkv", "gate_up"):
         yield from _split(move, shapes)
@@ -195,7 +199,8 @@ def converted(move: Move, shapes: Shapes) -> Iterator[Piece]:
         yield from _module(move, shapes)
     elif kind == "conv":
         values = floats(tensor)
-        yield (f"{move.path}.bias", values, None) if move.suffix == "bias" else (f"{move.path}.weight", values[..., None], None)
+        yield (f"{move.path}.bias", values, None) if move.suffix == "bias" else (f"{move.path}.weight",
+                                                                                 values[..., None], None)
     else:
         yield move.path, VALUES[kind](tensor), None
 
@@ -235,7 +240,8 @@ def _module(move: Move, shapes: Shapes, order: np.ndarray | None = None) -> Iter
     if move.kind == "less_one":
         values = floats(tensor) - np.float32(1)  # the layer adds it again; exact from 0.5 on
     vector = move.suffix == "bias" or move.kind in ("vector", "less_one")
-    yield f"{move.path}.{move.suffix or 'weight'}", values, shapes.vector_dtype if vector and values.dtype == np.float32 else None
+    dtype = shapes.vector_dtype if vector and values.dtype == np.float32 else None
+    yield f"{move.path}.{move.suffix or 'weight'}", values, dtype
 
 
 def _triple(path: str, packed: Packed, shapes: Shapes) -> Iterator[Piece]:
@@ -262,7 +268,8 @@ def _split(move: Move, shapes: Shapes) -> Iterator[Piece]:
     q, kv = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
     cuts = [0, q, q + kv, q + 2 * kv] if move.kind == "qkv" else [0, rows // 2, rows]
     if cuts[-1] != rows:
-        raise WeightError("the fused projection can't be cut", where=move.tensor.where, found=f"{rows} rows", expected=cuts[-1])
+        raise WeightError("the fused projection can't be cut", where=move.tensor.where, found=f"{rows} rows",
+                          expected=cuts[-1])
     pieces = list(_module(replace(move, path=""), shapes))
     for path, start, end in zip(_modules(move), cuts[:-1], cuts[1:], strict=True):
         for name, values, dtype in pieces:

@@ -19,18 +19,20 @@ _OPEN = r"[^\r\n\p{L}\p{N}]?"
 LLAMA3 = _SHORT + "|" + _OPEN + r"\p{L}+|\p{N}{1,3}" + _TAIL
 QWEN2 = _SHORT + "|" + _OPEN + r"\p{L}+|\p{N}" + _TAIL
 QWEN35 = _SHORT + "|" + _OPEN + r"[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-TEKKEN = rf"{_OPEN}[{_CAPITALS}]*[{_SMALL}]+|{_OPEN}[{_CAPITALS}]+[{_SMALL}]*|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEKKEN = (rf"{_OPEN}[{_CAPITALS}]*[{_SMALL}]+|{_OPEN}[{_CAPITALS}]+[{_SMALL}]*"
+          r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 GPT4O = (rf"{_OPEN}[{_CAPITALS}]*[{_SMALL}]+{_SHORT}?|{_OPEN}[{_CAPITALS}]+[{_SMALL}]*{_SHORT}?|\p{{N}}{{1,3}}"
          r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 _NO_HAN = "&&[^\\p{Han}]"
-KIMI_K2 = (rf"[\p{{Han}}]+|{_OPEN}[{_CAPITALS}{_NO_HAN}]*[{_SMALL}{_NO_HAN}]+{_SHORT}?|{_OPEN}[{_CAPITALS}{_NO_HAN}]+[{_SMALL}{_NO_HAN}]*{_SHORT}?"
+KIMI_K2 = (rf"[\p{{Han}}]+|{_OPEN}[{_CAPITALS}{_NO_HAN}]*[{_SMALL}{_NO_HAN}]+{_SHORT}?"
+           rf"|{_OPEN}[{_CAPITALS}{_NO_HAN}]+[{_SMALL}{_NO_HAN}]*{_SHORT}?"
            r"|\p{N}{1,3}" + _TAIL)
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 BLOOM = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 BAILING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 SEED = _SHORT + "|" + _OPEN + r"\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
-DEEPSEEK3 = (r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"""
-             r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+DEEPSEEK3 = (r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+             r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 # Letters with case, of the alphabets that DeepSeek LLM's authors listed.
 _CASED = (
     "A-Za-z\xb5\xc0-\xd6\xd8-\xf6\xf8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373\u0376\u0377"
@@ -66,7 +68,8 @@ class Way:
         out += [pre_tokenizers.Split(Regex(p), "isolated") for p in self.patterns]
         out.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=self.gpt2))
         if self.threes:
-            out += [pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")]
+            out += [pre_tokenizers.Digits(individual_digits=False),
+                    pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")]
         return pre_tokenizers.Sequence(out)
 
     def normalizer(self) -> normalizers.Normalizer | None:
@@ -81,20 +84,24 @@ _FALCON = Way(gpt2=True, punctuation=True, threes=True)
 
 WAYS: dict[str, Way] = {
     "default": _FALCON,
-    **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"), _LLAMA3),
+    **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+                    _LLAMA3),
     **dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe"), Way((LLAMA3,))),
     **dict.fromkeys(("glm4", "glm5"), Way((LLAMA3,), ignore_merges=True)),
     "qwen2": Way((QWEN2,), nfc=True),
     "qwen35": Way((QWEN35,)),
     **dict.fromkeys(("deepseek-r1-qwen", "kormo", "megrez", "hunyuan", "solar-open", "grok-2", "stablelm2"), _QWEN2),
-    "deepseek-llm": Way((r"[\r\n]", rf"\s?[{_CASED}]+", "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", r"\s+$", _EAST, r"\p{N}+")),
+    "deepseek-llm": Way((r"[\r\n]", rf"\s?[{_CASED}]+",
+                         "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", r"\s+$", _EAST,
+                         r"\p{N}+")),
     "deepseek-coder": Way((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _EAST, r"\p{N}")),
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense", "joyai-llm"), _DEEPSEEK3),
     "falcon": _FALCON,
     **dict.fromkeys(("starcoder", "refact", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"), _CODE),
     "command-r": Way(gpt2=True, digits=True, nfc=True),
     "olmo": Way(gpt2=True, nfc=True),
-    **dict.fromkeys(("gpt-2", "phi-2", "gigachat", "a.x-4.0", "mellum", "mpt", "jais", "trillion", "granite-docling", "exaone4"), _GPT2),
+    **dict.fromkeys(("gpt-2", "phi-2", "gigachat", "a.x-4.0", "mellum", "mpt", "jais", "trillion", "granite-docling",
+                     "exaone4"), _GPT2),
     **dict.fromkeys(("poro-chat", "bloom", "gpt3-finnish"), Way((BLOOM,))),
     "viking": Way((BLOOM, r"\p{N}")),
     "tekken": Way((TEKKEN,), ignore_merges=True, add_bos=True),
@@ -107,7 +114,7 @@ WAYS: dict[str, Way] = {
 
 
 def way(name: object, where: object) -> Way:
-    """The way of that name. Raises TokenizerError for one that isn't known: a wrong guess would answer wrongly in silence."""
+    """The way of that name. Raises TokenizerError for one that isn't known: a guess could be wrong in silence."""
     if not isinstance(name, str) or name not in WAYS:
         raise TokenizerError("tokenizer.ggml.pre isn't known", where=where, found=repr(name),
                              hint="Give the model's original tokenizer with tokenizer_id.")

@@ -1,6 +1,5 @@
-"""The tokenizer in a GGUF's metadata as a `tokenizers` backend: byte-level BPE (``gpt2``) or SentencePiece's BPE (``llama``)."""
+"""A GGUF's tokenizer as a `tokenizers` backend: byte-level BPE (``gpt2``) or SentencePiece's BPE (``llama``)."""
 
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from .parts import TokenizerParts
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 # Tokens that end a turn in some family. A GGUF has no generation_config.json to list them.
-ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>",
+ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>",
+        "<EOT>",
         "<|end_of_text|>", "<｜end▁of▁sentence｜>", "[EOS]", "[EOT]", "<|user|>", "<|observation|>")
 HARMONY = ("<|return|>", "<|call|>")  # with these two, <|end|> closes a message and not the turn
 GLM = ("<|user|>", "<|observation|>")  # the next speaker's tag ends a turn where the file's eot says so
@@ -33,13 +33,15 @@ class _Vocabulary:
             self.tokens = [t or f"[EMPTY_{i}]" for i, t in enumerate(self.tokens)]
         self.ids = dict(zip(self.tokens, range(count), strict=True))
         if len(self.ids) != count:
-            raise TokenizerError("tokens come twice in tokenizer.ggml.tokens", where=where, found=f"{count - len(self.ids)} of {count}")
+            raise TokenizerError("tokens come twice in tokenizer.ggml.tokens", where=where,
+                                 found=f"{count - len(self.ids)} of {count}")
         self.types = self._numbers("token_type", "iu", count)
 
     def need(self, name: str, kind: type) -> Any:
         value = self.metadata.get(f"tokenizer.ggml.{name}")
         if not isinstance(value, kind):
-            raise TokenizerError(f"tokenizer.ggml.{name} is missing or of another type", where=self.where, found=repr(value)[:40],
+            raise TokenizerError(f"tokenizer.ggml.{name} is missing or of another type", where=self.where,
+                                 found=repr(value)[:40],
                                  hint="Give the model's original tokenizer with tokenizer_id.")
         return value
 
@@ -48,7 +50,8 @@ class _Vocabulary:
         if value is None:
             return None
         if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds or len(value) < count:
-            raise TokenizerError(f"tokenizer.ggml.{name} must hold a number for each of the {count} tokens", where=self.where,
+            raise TokenizerError(f"tokenizer.ggml.{name} must hold a number for each of the {count} tokens",
+                                 where=self.where,
                                  found=f"{len(value)} values" if hasattr(value, "__len__") else repr(value)[:40])
         return value[:count]
 
@@ -72,7 +75,8 @@ class _Vocabulary:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(self.tokens):
             if key not in self.metadata:
                 return None
-            raise TokenizerError(f"{key} isn't one of the {len(self.tokens)} tokens", where=self.where, found=repr(value)[:40])
+            raise TokenizerError(f"{key} isn't one of the {len(self.tokens)} tokens", where=self.where,
+                                 found=repr(value)[:40])
         return value
 
     def text(self, stem: str) -> str | None:
@@ -82,7 +86,8 @@ class _Vocabulary:
     def flag(self, name: str, default: bool | None) -> bool | None:
         value = self.metadata.get(f"tokenizer.ggml.{name}", default)
         if value is not None and not isinstance(value, bool):
-            raise TokenizerError(f"tokenizer.ggml.{name} must be true or false", where=self.where, found=repr(value)[:40])
+            raise TokenizerError(f"tokenizer.ggml.{name} must be true or false", where=self.where,
+                                 found=repr(value)[:40])
         return value
 
 
@@ -91,17 +96,19 @@ def tokenizer_parts(metadata: dict[str, Any], where: object) -> TokenizerParts:
     kind = metadata.get("tokenizer.ggml.model")
     if kind not in BACKENDS:
         raise TokenizerError("this kind of tokenizer can't be read from GGUF", where=where, found=repr(kind)[:40],
-                             expected=", ".join(sorted(BACKENDS)), hint="Give the model's original tokenizer with tokenizer_id.")
+                             expected=", ".join(sorted(BACKENDS)),
+                             hint="Give the model's original tokenizer with tokenizer_id.")
     words = _Vocabulary(metadata, where)
     try:
         backend, add_bos = BACKENDS[kind](words)
         _add_special(backend, words)
     except TokenizerError:
         raise
-    except Exception as e:  # noqa: BLE001  (`tokenizers` raises bare Exception for merges or tokens that it can't take)
+    except Exception as e:
         raise TokenizerError(f"no tokenizer can be built from the metadata ({e})", where=where) from e
     return TokenizerParts(
-        backend, bos_token=words.text("bos"), eos_token=words.text("eos"), unk_token=words.text("unknown"), pad_token=words.text("padding"),
+        backend, bos_token=words.text("bos"), eos_token=words.text("eos"), unk_token=words.text("unknown"),
+        pad_token=words.text("padding"),
         add_bos_token=words.flag("add_bos_token", add_bos), add_eos_token=words.flag("add_eos_token", False),
         chat_template=_templates(metadata, where), extra_eos_ids=_ends(words),
     )
@@ -130,13 +137,17 @@ def _byte_level(words: _Vocabulary) -> tuple[Tokenizer, bool]:
 
 
 def _sentencepiece(words: _Vocabulary) -> tuple[Tokenizer, bool]:
-    """SentencePiece's BPE: the best-scored token that two neighbours make is made first; unknown text falls to bytes."""
+    """SentencePiece's BPE: of all tokens that neighbours make, the best-scored first; unknown text goes to bytes."""
     prefix = words.flag("add_space_prefix", True)
-    backend = Tokenizer(models.BPE(words.ids, _merges(words), unk_token=words.text("unknown"), fuse_unk=True, byte_fallback=True))
-    spaces = normalizers.Replace(" ", "▁")
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefix else spaces  # type: ignore[assignment]
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    backend.decoder = decoders.Sequence(steps + [decoders.Strip(" ", 1, 0)] if prefix else steps)  # type: ignore[assignment]
+    backend = Tokenizer(models.BPE(words.ids, _merges(words), unk_token=words.text("unknown"), fuse_unk=True,
+                                   byte_fallback=True))
+    before: list = [normalizers.Replace(" ", "▁")]
+    after: list = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if prefix:
+        before.insert(0, normalizers.Prepend("▁"))
+        after.append(decoders.Strip(" ", 1, 0))
+    backend.normalizer = normalizers.Sequence(before)  # type: ignore[assignment]
+    backend.decoder = decoders.Sequence(after)  # type: ignore[assignment]
     return backend, True
 
 
@@ -145,14 +156,14 @@ def _merges(words: _Vocabulary) -> list[tuple[str, str]]:
     whole = np.ones(len(words.tokens), bool)
     whole[words.of_type(UNKNOWN, CONTROL, UNUSED, BYTE)] = False
     order = np.argsort(-words.scores.astype(np.float64), kind="stable")
-    pieces = [words.tokens[i] for i in order[whole[order]].tolist() if len(words.tokens[i]) > 1]
-    ids, merges = words.ids, []
-    for piece in pieces:
-        found = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in ids and piece[i:] in ids]
+    ids, tokens, merges = words.ids, words.tokens, []
+    for index in order[whole[order]].tolist():
+        piece = tokens[index]
+        found = [(a, b) for i in range(1, len(piece)) if (a := piece[:i]) in ids and (b := piece[i:]) in ids]
         if len(found) > 1:
             found.sort(key=lambda pair: (ids[pair[0]], ids[pair[1]]))
-        merges.append(found)
-    return list(chain.from_iterable(merges))
+        merges += found
+    return merges
 
 
 BACKENDS = {"gpt2": _byte_level, "llama": _sentencepiece}
@@ -161,12 +172,14 @@ BACKENDS = {"gpt2": _byte_level, "llama": _sentencepiece}
 def _add_special(backend: Tokenizer, words: _Vocabulary) -> None:
     """Control tokens, and those that a family's users defined, are found in text before anything else."""
     control = set(words.of_type(CONTROL, UNKNOWN).tolist())
-    control |= {words.ids[text] for text in ENDS if text in words.ids and text not in GLM}  # some files type them as normal
+    # Some files type the ends of turns as normal tokens.
+    control |= {words.ids[text] for text in ENDS if text in words.ids and text not in GLM}
     own = set(words.of_type(USER_DEFINED).tolist()) - control
     backend.add_special_tokens([AddedToken(words.tokens[i], normalized=False, special=True) for i in sorted(control)])
     backend.add_tokens([AddedToken(words.tokens[i], normalized=False) for i in sorted(own)])
     if backend.get_vocab_size() != len(words.tokens):
-        raise TokenizerError("added tokens got ids of their own", where=words.where, found=backend.get_vocab_size(), expected=len(words.tokens))
+        raise TokenizerError("added tokens got ids of their own", where=words.where, found=backend.get_vocab_size(),
+                             expected=len(words.tokens))
 
 
 def _ends(words: _Vocabulary) -> frozenset[int]:
