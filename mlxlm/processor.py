@@ -17,7 +17,7 @@ def load_processor(
     configuration = merge_generation_config(configuration, checkpoint.config, checkpoint.generation_config)
     parts = None if configuration.tokenizer_id else checkpoint.tokenizer_parts()
     if parts is not None:
-        tokenizer = Tokenizer.from_parts(parts)
+        tokenizer = Tokenizer.from_parts(parts, config=tokenizer_config)
     else:
         folder = _tokenizer_folder(checkpoint, configuration)
         tokenizer = Tokenizer.from_folder(folder, config=tokenizer_config, override=configuration.override_tokenizer)
@@ -39,6 +39,6 @@ def _merge_stops(tokenizer: Tokenizer, configuration: ModelConfiguration) -> Non
     ids = set(configuration.eos_token_ids) | set(tokenizer.eos_token_ids)
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
-    known = tokenizer.get_vocab()
-    ids |= {known[token] for token in configuration.extra_eos_tokens if token in known}
+    extra = {tokenizer.token_to_id(token) for token in configuration.extra_eos_tokens}
+    ids |= {token for token in extra if token is not None}
     tokenizer.eos_token_ids = ids

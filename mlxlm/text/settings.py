@@ -162,10 +162,10 @@ def _take_tokens(settings: Settings, source: dict, where: object, *, special: bo
             settings.named[key] = token_spec(value, where, key, special=special)
     extra = source.get("extra_special_tokens") or source.get("additional_special_tokens") or []
     named = source.get("model_specific_special_tokens") or {}
+    if not isinstance(extra, (list, dict)) or not isinstance(named, dict):
+        raise TokenizerError("the extra special tokens are neither a list nor an object", where=where)
     if isinstance(extra, dict):
         named, extra = {**named, **extra}, []
-    if not isinstance(extra, list) or not isinstance(named, dict):
-        raise TokenizerError("the extra special tokens are neither a list nor an object", where=where)
     for key, value in named.items():
         settings.named[key] = token_spec(value, where, key, special=special)
     known = {spec.content for spec in settings.extra}

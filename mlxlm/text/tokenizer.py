@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlxlm.errors import TemplateError, TokenizerError
 from mlxlm.text import backends
 from mlxlm.text.detokenizer import StreamingDetokenizer, detokenizer_for
-from mlxlm.text.settings import STANDARD, Settings, TokenSpec, in_order, named_templates, read_settings
+from mlxlm.text.settings import STANDARD, Settings, TokenSpec, in_order, named_templates, read_settings, token_spec
 from mlxlm.text.stages import CLEAN_UP
 
 if TYPE_CHECKING:
@@ -72,22 +72,25 @@ class Tokenizer:
         return tokenizer
 
     @classmethod
-    def from_parts(cls, parts: TokenizerParts) -> Tokenizer:
-        """The tokenizer that a GGUF's metadata describes.
+    def from_parts(cls, parts: TokenizerParts, *, config: dict[str, Any] | None = None) -> Tokenizer:
+        """The tokenizer that a GGUF's metadata describes; `config` stands above it, as in `from_folder`.
 
-        Where it doesn't say, BOS is added for sentencepiece-like vocabularies (BPE with byte fallback) alone, as
+        Where neither says, BOS is added for sentencepiece-like vocabularies (BPE with byte fallback) alone, as
         llama.cpp does.
         """
-        standard = {key: getattr(parts, key, None) for key in STANDARD}
-        settings = Settings(named={key: TokenSpec(token, True) for key, token in standard.items() if token})
-        templates = named_templates(parts.chat_template, "the GGUF's chat template")
+        config = config or {}
+        standard = {key: config.get(key, getattr(parts, key, None)) for key in STANDARD}
+        settings = Settings(named={key: token_spec(token, "tokenizer_config", key, special=True)
+                                   for key, token in standard.items() if token})
+        template = config.get("chat_template", parts.chat_template)
+        templates = named_templates(template, "the GGUF's chat template")
         settings.template_files = dict.fromkeys(templates, "tokenizer.chat_template")
         settings.chat_template = templates.get("default") if set(templates) <= {"default"} else templates
         tokenizer = cls(parts.backend, settings, extra_eos_ids=parts.extra_eos_ids, name="GGUF")
-        add_bos = parts.add_bos_token
+        add_bos = config.get("add_bos_token", parts.add_bos_token)
         if add_bos is None:
             add_bos = bool(getattr(parts.backend.model, "byte_fallback", False))
-        tokenizer._set_ends(add_bos, bool(parts.add_eos_token))
+        tokenizer._set_ends(bool(add_bos), bool(config.get("add_eos_token", parts.add_eos_token)))
         return tokenizer
 
     @classmethod

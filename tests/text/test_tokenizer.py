@@ -167,6 +167,14 @@ def test_ends_templates_and_eos_of_parts():
         one.apply_chat_template(CHAT)
 
 
+def test_the_caller_stands_above_the_parts():
+    given = parts("llama2", bos_token="<s>", eos_token="</s>", add_bos_token=True, chat_template="own")
+    config = {"eos_token": "<unk>", "add_bos_token": False, "chat_template": "mine"}
+    tokenizer = Tokenizer.from_parts(given, config=config)
+    assert tokenizer.eos_token_ids == {0} and tokenizer.encode("a")[0] != 1
+    assert tokenizer.apply_chat_template(CHAT, tokenize=False) == "mine"
+
+
 def test_parts_without_their_bos():
     with pytest.raises(TokenizerError, match="<bos>"):
         Tokenizer.from_parts(parts("llama2", bos_token="<bos>", add_bos_token=True))
