@@ -84,6 +84,12 @@ TELLING = (
 
 # Spellings of one field: a config may use another one than the model's class does.
 SYNONYMS = (
+    ("hidden_size", "n_embd", "d_model"),
+    ("num_hidden_layers", "n_layer", "n_layers"),
+    ("num_attention_heads", "n_head", "n_heads"),
+    ("max_position_embeddings", "n_positions"),
+    ("intermediate_size", "n_inner"),
+    ("hidden_act", "activation_function"),
     ("num_experts", "num_local_experts", "n_routed_experts"),
     ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "num_experts_per_topk"),
     ("layer_norm_epsilon", "norm_eps", "norm_epsilon", "layer_norm_eps", "rms_norm_eps"),
@@ -265,7 +271,7 @@ def may_matter(name: str, value: Any) -> bool:
 
 
 def _harmless(name: str, value: Any) -> bool:
-    return name in HARMLESS or name.startswith("_") or _neutral(value) or name.endswith(("token_id", "dropout"))
+    return name in HARMLESS or name.startswith(("_", "summary_")) or _neutral(value) or name.endswith(("token_id", "dropout"))
 
 
 def _judge(name: str, value: Any, known: dict, where: str, model_type: Any) -> None:

@@ -19,7 +19,7 @@ def gated_mlp(c: DecoderConfig, hidden: int | None = None, **parts) -> GatedMLP:
     return GatedMLP(c.hidden_size, hidden or c.intermediate_size, **{"glu": gated(c.hidden_act), **parts})
 
 
-def norm(c: DecoderConfig, kind: type = RMSNorm) -> Callable:
+def norm(c: DecoderConfig, kind: Callable = RMSNorm) -> Callable:
     """Makes norms over the hidden size."""
     return partial(kind, c.hidden_size, c.rms_norm_eps)
 
@@ -61,11 +61,12 @@ def decoder(
     finish: Callable | None = None,
     names: tuple[str, str] = ("embed_tokens", "norm"),
     body: str = "model",
+    backbone: Callable[..., Backbone] = Backbone,
 ) -> Decoder:
-    """``block(i)`` for each layer i, between an embedding and a head."""
+    """``block(i)`` for each layer i, between an embedding and a head; ``backbone`` makes another kind of body."""
     layers = [block(i) for i in range(c.num_hidden_layers)]
-    backbone = Backbone(c.vocab_size, c.hidden_size, layers, final_norm(), embed_scale=embed_scale, names=names)
-    return Decoder(backbone, tied=c.tie_word_embeddings, finish=finish, body=body)
+    inner = backbone(c.vocab_size, c.hidden_size, layers, final_norm(), embed_scale=embed_scale, names=names)
+    return Decoder(inner, tied=c.tie_word_embeddings, finish=finish, body=body)
 
 
 def grouped_moe(c) -> SparseMoE:

@@ -260,6 +260,16 @@ FUSED_EXPERTS = (
     Split("switch_mlp.gate_up_proj", ("switch_mlp.gate_proj", "switch_mlp.up_proj")),
 )
 
+# GPT-2's words for what everyone else calls otherwise, with and without the prefix.
+GPT_NAMES = (
+    Rename("^transformer", "model"),
+    *(Rename(f"^{name}", f"model.{name}") for name in ("h", "wte", "wpe", "ln_f")),
+    Rename("^model.h", "model.layers"),
+    Rename("^model.wte", "model.embed_tokens"),
+    Rename("^model.ln_f", "model.norm"),
+    Rename("layers.*.ln_1", "layers.*.input_layernorm"),
+    Rename("layers.*.ln_2", "layers.*.post_attention_layernorm"),
+)
 QKV = ("q_proj", "k_proj", "v_proj")
 FUSED_QKV = Split("qkv_proj", QKV, qkv_sizes)
 FUSED_MLP = Split("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))

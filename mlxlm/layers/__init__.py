@@ -1,6 +1,6 @@
 """The shared layers: a model file composes these and never copies them; what varies comes in as a part."""
 
-from .attention import Attention, attend, softcap, softcapped
+from .attention import Attention, alibi, attend, softcap, softcapped
 from .blocks import MixerOnly, Parallel, PostNorm, PreNorm, Sandwich
 from .delta import GatedDeltaNet
 from .experts import Experts, ExpertsMLP, SwitchLinear
@@ -8,13 +8,15 @@ from .latent_attention import LatentAttention, absorb_kv
 from .mamba import GroupedGatedNorm, Mamba2
 from .mamba1 import Mamba
 from .mlp import MLP, GatedMLP, activation, gated, geglu, swiglu
-from .moe import GroupedGate, SharedGateMoE, SparseMoE, top_k
+from .moe import BiasedMoE, GroupedGate, SharedGateMoE, SparseMoE, top_k
 from .norms import FlatRMSNorm, HeadLayerNorm, LayerNorm, RMSNorm, UnitOffsetRMSNorm
 from .rope import make_rope
+from .short_conv import ShortConv
 
 __all__ = [
     "MLP",
     "Attention",
+    "BiasedMoE",
     "Experts",
     "ExpertsMLP",
     "FlatRMSNorm",
@@ -34,11 +36,13 @@ __all__ = [
     "RMSNorm",
     "Sandwich",
     "SharedGateMoE",
+    "ShortConv",
     "SparseMoE",
     "SwitchLinear",
     "UnitOffsetRMSNorm",
     "absorb_kv",
     "activation",
+    "alibi",
     "attend",
     "gated",
     "geglu",

@@ -19,6 +19,13 @@ def softcap(x: mx.array, cap: float) -> mx.array:
     return cap * mx.tanh(x / cap)
 
 
+def seen(mask, length: int, total: int) -> mx.array | None:
+    """A mask in any of Step's forms as booleans that broadcast to (B, 1, length, total), or None."""
+    if not isinstance(mask, str):
+        return mask
+    return mx.arange(total) <= mx.arange(total - length, total)[:, None]
+
+
 def softcapped(cap: float) -> Callable:
     """An ``attend`` whose scores are squashed to (-cap, cap)."""
 
@@ -26,15 +33,26 @@ def softcapped(cap: float) -> Callable:
         b, heads, length, _ = q.shape
         q = q.reshape(b, k.shape[1], -1, length, q.shape[-1])
         scores = softcap((q * scale) @ k[:, :, None].swapaxes(-1, -2), cap)
-        if isinstance(mask, str):
-            total = k.shape[2]
-            mask = mx.arange(total) <= mx.arange(total - length, total)[:, None]
-        elif mask is not None and mask.ndim == 4:
-            mask = mask[:, :, None]
-        if mask is not None:
-            scores = mx.where(mask, scores, mx.array(-mx.inf, scores.dtype))
+        visible = seen(mask, length, k.shape[2])
+        if visible is not None:
+            visible = visible[:, :, None] if visible.ndim == 4 else visible
+            scores = mx.where(visible, scores, mx.array(-mx.inf, scores.dtype))
         out = mx.softmax(scores, axis=-1, precise=True) @ v[:, :, None]
         return out.reshape(b, heads, length, -1)
+
+    return attend
+
+
+def alibi(slopes: mx.array) -> Callable:
+    """An ``attend`` that takes ``slopes`` (heads,) times the distance off each score (Press et al., ALiBi)."""
+
+    def attend(q, k, v, *, scale: float, mask, sinks=None) -> mx.array:
+        length, total = q.shape[2], k.shape[2]
+        distance = mx.arange(total - length, total)[:, None] - mx.arange(total)
+        bias = -slopes[:, None, None] * distance
+        visible = seen(mask, length, total)
+        bias = bias[None] if visible is None else mx.where(visible, bias, -mx.inf)
+        return ops.attention(q, k, v, scale=scale, mask=bias.astype(q.dtype), sinks=sinks)
 
     return attend
 

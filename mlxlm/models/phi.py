@@ -33,7 +33,8 @@ def build(c: Config) -> Decoder:
             q_norm=head_norm() if c.qk_layernorm else None,
             k_norm=head_norm() if c.qk_layernorm else None,
         )
-        return Parallel(attention, MLP(c.hidden_size, c.intermediate_size, act=activation(c.hidden_act), bias=True), norm)
+        mlp = MLP(c.hidden_size, c.intermediate_size, act=activation(c.hidden_act), bias=True)
+        return Parallel(attention, mlp, norm)
 
     model = recipe.decoder(c, block, norm, names=("embed_tokens", "final_layernorm"))
     if not c.tie_word_embeddings:

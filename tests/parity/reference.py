@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging
 
@@ -30,6 +30,8 @@ BASE = dict(
     eos_token_id=2,
 )
 LENGTH, BATCH = 33, 2
+OLD_KINDS = {"linear_attention": "mamba", "full_attention": "attention"}
+OLD_PREFIX = {"gpt2": "transformer."}  # that the first releases' names do without
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)
     drop: tuple[str, ...] = ()
     by_length: bool = False
+    attention: str = "eager"  # transformers' implementation that is the reference
     mlx_lm_wrong: str = ""  # why mlx-lm can't be the reference for this variant
     values: dict[str, tuple[float, float]] = field(default_factory=dict)  # low, high
     make: Callable[["Case"], Any] | None = None
@@ -69,7 +72,7 @@ def settings(case: Case) -> dict[str, Any]:
 
 def causal(case: Case):
     config = AutoConfig.for_model(case.model_type, **settings(case))
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    return AutoModelForCausalLM.from_config(config, attn_implementation=case.attention)
 
 
 def multimodal(case: Case):
@@ -78,12 +81,12 @@ def multimodal(case: Case):
     inner = {k: v for k, v in settings(case).items() if k not in outer}
     beside = {k: case.config[k] for k in outer if k in case.config}
     config = AutoConfig.for_model(case.model_type, text_config=inner, **beside)
-    return AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
+    return AutoModelForImageTextToText.from_config(config, attn_implementation=case.attention)
 
 
 def randomize(model, case: Case) -> None:
     generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
-    buffers = [(n, b) for n, b in model.named_buffers() if "correction_bias" in n]
+    buffers = [(n, b) for n, b in model.named_buffers() if n.endswith(("correction_bias", "expert_bias"))]
     ranges = {"A_log": (0.0, 2.0), "dt_bias": (-3.0, -2.0), **case.values}
     with torch.no_grad():
         for name, p in [*model.named_parameters(), *buffers]:
@@ -127,8 +130,13 @@ def save_fused(model, source: Path, folder: Path) -> Path:
 def save_old_config(source: Path, folder: Path) -> Path:
     """The same weights under a config.json as transformers 4 wrote it: ``rope_theta`` and ``rope_scaling``."""
     folder.mkdir()
+    prefix = OLD_PREFIX.get(json.loads((source / "config.json").read_text())["model_type"])
     for file in source.glob("*.safetensors*"):
-        (folder / file.name).symlink_to(file)
+        if prefix:
+            state = {n.removeprefix(prefix): t for n, t in load_file(file).items()}
+            save_file(state, folder / file.name, metadata={"format": "pt"})
+        else:
+            (folder / file.name).symlink_to(file)
     (folder / "config.json").write_text(json.dumps(old_config(json.loads((source / "config.json").read_text()))))
     return folder
 
@@ -149,7 +157,11 @@ def old_config(config: dict[str, Any]) -> dict[str, Any]:
         config["rope_scaling"] = rope
     else:
         config["rope_scaling"] = None
+    if config["model_type"] == "gpt_neox":
+        config["rotary_pct"], config["rotary_emb_base"] = config.pop("partial_rotary_factor"), config.pop("rope_theta")
     if config["model_type"] == "qwen3_moe":
         config["num_experts"] = config.pop("num_local_experts")
+    if config["model_type"] == "granitemoehybrid":
+        config["layer_types"] = [OLD_KINDS[kind] for kind in config["layer_types"]]
     config["torch_dtype"] = config.pop("dtype", "float32")
     return config

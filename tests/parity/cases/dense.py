@@ -7,56 +7,199 @@ EIGHTS = dict(short_factor=[1.0, 1.1, 1.2, 1.3], long_factor=[2.0, 3.0, 4.0, 5.0
 LONG = dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.5, **EIGHTS)
 HALF = dict(rope_type="default", rope_theta=5000.0, partial_rotary_factor=0.5)
 NO_KV = ("num_key_value_heads",)
+GPT = ("num_key_value_heads", "intermediate_size")
+FALCON = ("num_key_value_heads", "intermediate_size")
+MPT = dict(max_seq_len=128)
 ODD = dict(hidden_size=96, num_attention_heads=3, num_key_value_heads=1)
 MOE = dict(num_experts=8, num_experts_per_tok=3, intermediate_size=32)
 LOCAL = dict(num_local_experts=8, num_experts_per_tok=3, intermediate_size=64)
 KINDS3 = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+NO_TYPE = "has no such type"
 WINDOW = "ignores sliding_window"
 
 CASES = [
     Case("gemma", "plain", dict(head_dim=24), mlx_lm_wrong="has the exact GELU, the model the tanh formula"),
-    Case("gemma", "biases-exact-gelu", dict(head_dim=16, attention_bias=True, hidden_act="gelu_python"),
-         mlx_lm_wrong="has no biases"),
+    Case(
+        "gemma",
+        "biases-exact-gelu",
+        dict(head_dim=16, attention_bias=True, hidden_act="gelu_python"),
+        mlx_lm_wrong="has no biases",
+    ),
     Case("phi", "half-turned", dict(rope_parameters=HALF)),
-    Case("phi", "norms-odd-heads", dict(ODD, qk_layernorm=True, hidden_act="gelu"), mlx_lm_wrong="ignores qk_layernorm"),
+    Case(
+        "phi", "norms-odd-heads", dict(ODD, qk_layernorm=True, hidden_act="gelu"), mlx_lm_wrong="ignores qk_layernorm"
+    ),
     Case("phi3", "plain-tied", dict(tie_word_embeddings=True)),
-    Case("phi3", "longrope-half-turned", dict(max_position_embeddings=64, original_max_position_embeddings=16,
-         rope_parameters=LONG), by_length=True, mlx_lm_wrong="has only the long factors"),
-    Case("phi3", "longrope-unreached", dict(max_position_embeddings=128, original_max_position_embeddings=64,
-         rope_parameters=LONG), mlx_lm_wrong="has only the long factors"),
+    Case(
+        "phi3",
+        "longrope-half-turned",
+        dict(max_position_embeddings=64, original_max_position_embeddings=16, rope_parameters=LONG),
+        by_length=True,
+        mlx_lm_wrong="has only the long factors",
+    ),
+    Case(
+        "phi3",
+        "longrope-unreached",
+        dict(max_position_embeddings=128, original_max_position_embeddings=64, rope_parameters=LONG),
+        mlx_lm_wrong="has only the long factors",
+    ),
     Case("phi3", "window-odd-heads", dict(ODD, sliding_window=5), mlx_lm_wrong=WINDOW),
     Case("starcoder2", "plain-tied", mlx_lm_wrong="has the exact GELU, the model the tanh formula"),
-    Case("starcoder2", "window-no-biases", dict(sliding_window=5, use_bias=False, tie_word_embeddings=False),
-         mlx_lm_wrong="always has biases"),
+    Case(
+        "starcoder2",
+        "window-no-biases",
+        dict(sliding_window=5, use_bias=False, tie_word_embeddings=False),
+        mlx_lm_wrong="always has biases",
+    ),
     Case("cohere", "plain"),
     Case("cohere", "norms-biases", dict(use_qk_norm=True, attention_bias=True, logit_scale=0.3)),
     Case("cohere", "untied", dict(tie_word_embeddings=False), mlx_lm_wrong="always ties"),
     Case("cohere2", "pattern", dict(sliding_window=5), mlx_lm_wrong="reads sliding_window_pattern only"),
-    Case("cohere2", "layer-types", dict(sliding_window=4, layer_types=KINDS3, attention_bias=True),
-         mlx_lm_wrong="ignores layer_types"),
+    Case(
+        "cohere2",
+        "layer-types",
+        dict(sliding_window=4, layer_types=KINDS3, attention_bias=True),
+        mlx_lm_wrong="ignores layer_types",
+    ),
     Case("olmo", "clipped", dict(clip_qkv=0.9), mlx_lm_wrong="has only the original release's config"),
-    Case("olmo", "tied-biases", dict(tie_word_embeddings=True, attention_bias=True),
-         mlx_lm_wrong="has only the original release's config"),
+    Case(
+        "olmo",
+        "tied-biases",
+        dict(tie_word_embeddings=True, attention_bias=True),
+        mlx_lm_wrong="has only the original release's config",
+    ),
     Case("olmo2", "plain"),
     Case("olmo2", "biases-tied-odd-heads", dict(ODD, attention_bias=True, tie_word_embeddings=True)),
-    Case("olmo3", "window-yarn", dict(sliding_window=5, rope_parameters=dict(
-        full_attention=dict(YARN, rope_theta=500000.0), sliding_attention=dict(rope_type="default", rope_theta=500000.0)))),
+    Case(
+        "olmo3",
+        "window-yarn",
+        dict(
+            sliding_window=5,
+            rope_parameters=dict(
+                full_attention=dict(YARN, rope_theta=500000.0),
+                sliding_attention=dict(rope_type="default", rope_theta=500000.0),
+            ),
+        ),
+    ),
     Case("olmo3", "layer-types", dict(sliding_window=4, layer_types=KINDS3, attention_bias=True)),
     Case("olmoe", "plain", MOE),
     Case("olmoe", "clipped-normalised", dict(MOE, clip_qkv=0.9, norm_topk_prob=True), mlx_lm_wrong="ignores clip_qkv"),
-    Case("granite", "multipliers", dict(intermediate_size=128, embedding_multiplier=3.0, attention_multiplier=0.2,
-                                        residual_multiplier=0.4, logits_scaling=2.5, attention_bias=True, mlp_bias=True)),
+    Case(
+        "granite",
+        "multipliers",
+        dict(
+            intermediate_size=128,
+            embedding_multiplier=3.0,
+            attention_multiplier=0.2,
+            residual_multiplier=0.4,
+            logits_scaling=2.5,
+            attention_bias=True,
+            mlp_bias=True,
+        ),
+    ),
     Case("granite", "plain-tied-llama3", dict(intermediate_size=128, tie_word_embeddings=True, rope_parameters=LLAMA3)),
-    Case("granitemoe", "multipliers", dict(LOCAL, embedding_multiplier=3.0, attention_multiplier=0.2,
-                                           residual_multiplier=0.4, logits_scaling=2.5)),
+    Case(
+        "granitemoe",
+        "multipliers",
+        dict(LOCAL, embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=2.5),
+    ),
     Case("granitemoe", "biases-tied", dict(LOCAL, attention_bias=True, tie_word_embeddings=True)),
     Case("glm", "plain", dict(head_dim=16), mlx_lm_wrong="ignores partial_rotary_factor"),
-    Case("glm", "whole-heads-no-bias", dict(head_dim=24, attention_bias=False, rope_parameters=dict(
-        HALF, partial_rotary_factor=1.0))),
+    Case(
+        "glm",
+        "whole-heads-no-bias",
+        dict(head_dim=24, attention_bias=False, rope_parameters=dict(HALF, partial_rotary_factor=1.0)),
+    ),
     Case("glm4", "plain", dict(head_dim=16)),
-    Case("glm4", "whole-heads-no-bias-tied", dict(head_dim=24, attention_bias=False, tie_word_embeddings=True,
-         rope_parameters=dict(HALF, partial_rotary_factor=1.0)), mlx_lm_wrong="ignores tie_word_embeddings"),
+    Case(
+        "glm4",
+        "whole-heads-no-bias-tied",
+        dict(
+            head_dim=24,
+            attention_bias=False,
+            tie_word_embeddings=True,
+            rope_parameters=dict(HALF, partial_rotary_factor=1.0),
+        ),
+        mlx_lm_wrong="ignores tie_word_embeddings",
+    ),
     Case("stablelm", "quarter-turned", dict(use_qkv_bias=True)),
     Case("stablelm", "parallel-norms", dict(use_parallel_residual=True, qk_layernorm=True, rope_parameters=HALF)),
     Case("stablelm", "norms-tied", dict(qk_layernorm=True, tie_word_embeddings=True), mlx_lm_wrong="never ties"),
+    Case("gpt2", "plain", dict(n_inner=96), drop=GPT, mlx_lm_wrong="ignores n_inner"),
+    Case(
+        "gpt2",
+        "scaled-by-layer-untied",
+        dict(
+            n_inner=96,
+            scale_attn_by_inverse_layer_idx=True,
+            scale_attn_weights=False,
+            tie_word_embeddings=False,
+            activation_function="relu",
+        ),
+        drop=GPT,
+        mlx_lm_wrong="always scales, ties and has GELU",
+    ),
+    Case("gpt2", "four-times-wide", dict(n_ctx=128), drop=GPT),
+    Case("gpt_bigcode", "one-key-for-all", dict(n_inner=96), drop=GPT, mlx_lm_wrong="has the exact GELU"),
+    Case(
+        "gpt_bigcode",
+        "keys-for-each-untied",
+        dict(multi_query=False, n_inner=96, tie_word_embeddings=False),
+        drop=GPT,
+        mlx_lm_wrong="takes all queries first, the checkpoint goes head by head",
+    ),
+    Case("gpt_neox", "parallel", dict(intermediate_size=256, hidden_act="gelu_new"), drop=NO_KV),
+    Case(
+        "gpt_neox",
+        "one-after-the-other",
+        dict(intermediate_size=256, use_parallel_residual=False, rope_parameters=HALF),
+        drop=NO_KV,
+        mlx_lm_wrong="has the tanh formula, the model the exact GELU",
+    ),
+    Case(
+        "gpt_neox",
+        "tied-no-bias-odd-heads",
+        dict(
+            hidden_size=96, num_attention_heads=3, attention_bias=False, tie_word_embeddings=True, hidden_act="gelu_new"
+        ),
+        drop=NO_KV,
+        mlx_lm_wrong="always has biases",
+    ),
+    Case("falcon", "one-key-for-all", drop=FALCON, mlx_lm_wrong=NO_TYPE),
+    Case(
+        "falcon",
+        "groups-two-norms",
+        dict(new_decoder_architecture=True, num_kv_heads=2, bias=True, tie_word_embeddings=False, ffn_hidden_size=96),
+        drop=FALCON,
+        mlx_lm_wrong=NO_TYPE,
+    ),
+    Case(
+        "falcon",
+        "groups-one-norm",
+        dict(new_decoder_architecture=True, num_kv_heads=2, num_ln_in_parallel_attn=1),
+        drop=FALCON,
+        mlx_lm_wrong=NO_TYPE,
+    ),
+    Case(
+        "falcon",
+        "alibi-sequential",
+        dict(alibi=True, parallel_attn=False, multi_query=False, bias=True, hidden_size=96, num_attention_heads=6),
+        drop=FALCON,
+        mlx_lm_wrong=NO_TYPE,
+        attention="sdpa",
+    ),  # eager adds the bias twice
+    Case("mpt", "plain", MPT, drop=FALCON, mlx_lm_wrong=NO_TYPE),
+    Case(
+        "mpt",
+        "clipped-odd-heads-untied",
+        dict(
+            MPT,
+            hidden_size=96,
+            num_attention_heads=6,
+            tie_word_embeddings=False,
+            attn_config=dict(clip_qkv=0.9, softmax_scale=0.3),
+        ),
+        drop=FALCON,
+        mlx_lm_wrong=NO_TYPE,
+    ),
 ]

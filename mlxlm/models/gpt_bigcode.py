@@ -1,0 +1,22 @@
+"""StarCoder and SantaCoder: GPT-2 with one key and value for all heads, and weights that lie as usual."""
+
+from dataclasses import dataclass
+
+from ..architecture import Architecture
+from ..weights import QKV, Split, qkv_rows
+from . import gpt2
+
+
+@dataclass(kw_only=True)
+class Config(gpt2.Config):
+    hidden_act: str = "gelu_pytorch_tanh"
+    multi_query: bool = True
+    attention_softmax_in_fp32: bool = True
+    scale_attention_softmax_in_fp32: bool = True
+
+    def __post_init__(self):
+        self.num_key_value_heads = 1 if self.multi_query else self.num_attention_heads
+        super().__post_init__()
+
+
+ARCHITECTURE = Architecture(Config, gpt2.build, (*gpt2.NAMES, Split("c_attn", QKV, rows=qkv_rows)))
