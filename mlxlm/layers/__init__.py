@@ -1,6 +1,6 @@
 """The shared layers: a model file composes these and never copies them; what varies comes in as a part."""
 
-from .attention import Attention, alibi, attend, softcap, softcapped
+from .attention import Attention, LateNormAttention, alibi, attend, softcap, softcapped
 from .blocks import MixerOnly, Parallel, PostNorm, PreNorm, Sandwich
 from .delta import GatedDeltaNet
 from .experts import Experts, ExpertsMLP, SwitchLinear
@@ -9,13 +9,14 @@ from .mamba import GroupedGatedNorm, Mamba2
 from .mamba1 import Mamba
 from .mlp import MLP, GatedMLP, activation, gated, geglu, swiglu
 from .moe import BiasedMoE, GroupedGate, SharedGateMoE, SparseMoE, top_k
-from .norms import FlatRMSNorm, HeadLayerNorm, LayerNorm, RMSNorm, UnitOffsetRMSNorm
+from .norms import BareRMSNorm, FlatRMSNorm, HeadLayerNorm, LayerNorm, RMSNorm, UnitOffsetRMSNorm
 from .rope import make_rope
 from .short_conv import ShortConv
 
 __all__ = [
     "MLP",
     "Attention",
+    "BareRMSNorm",
     "BiasedMoE",
     "Experts",
     "ExpertsMLP",
@@ -25,6 +26,7 @@ __all__ = [
     "GroupedGate",
     "GroupedGatedNorm",
     "HeadLayerNorm",
+    "LateNormAttention",
     "LatentAttention",
     "LayerNorm",
     "Mamba",

@@ -26,29 +26,37 @@ class PreNorm(nn.Module):
         return self[self._names[0]].make_cache()
 
     def __call__(self, x, cache, step):
-        mixer, mlp, before, between = (self[name] for name in self._names)
+        mixer, _, before, between = (self[name] for name in self._names)
         x = x + self._scaled(mixer(before(x), cache, step))
-        return x + self._scaled(mlp(between(x)))
+        return x + self._scaled(self.feed(between(x)))
+
+    def feed(self, x):
+        """The second half's work, norms aside."""
+        return self[self._names[1]](x)
 
     def _scaled(self, x):
         return x if self._residual == 1.0 else x * self._residual
 
 
 class Sandwich(nn.Module):
-    """A norm on either side of both."""
+    """A norm on either side of both; ``names`` are the checkpoint's for the two norms of the MLP."""
 
-    def __init__(self, mixer, mlp, norm):
+    NAMES = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+
+    def __init__(self, mixer, mlp, norm, *, names: tuple[str, str] = NAMES):
         super().__init__()
+        self._names = names
         self.self_attn, self.mlp = mixer, mlp
         self.input_layernorm, self.post_attention_layernorm = norm(), norm()
-        self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm(), norm()
+        self[names[0]], self[names[1]] = norm(), norm()
 
     def make_cache(self):
         return self.self_attn.make_cache()
 
     def __call__(self, x, cache, step):
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), cache, step))
-        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        before, after = self[self._names[0]], self[self._names[1]]
+        return x + after(self.mlp(before(x)))
 
 
 class PostNorm(nn.Module):

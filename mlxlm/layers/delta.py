@@ -33,7 +33,8 @@ def delta_scan(q, k, v, g, beta, state):
         state = mx.zeros((*k.shape[:2], k.shape[-1], v.shape[-1]), mx.float32)
     outs = []
     for start in range(0, q.shape[2], CHUNK):
-        y, state = _delta_chunk(*(t[:, :, start : start + CHUNK] for t in (q, k, v, g, beta)), state)
+        qs, ks, vs, gs, bs = (t[:, :, start : start + CHUNK] for t in (q, k, v, g, beta))
+        y, state = _delta_chunk(qs, ks, vs, gs, bs, state)
         outs.append(y)
     return (outs[0] if len(outs) == 1 else mx.concatenate(outs, axis=2)).swapaxes(1, 2), state
 

@@ -29,7 +29,7 @@ class GroupedGatedNorm(nn.Module):
 
 
 def causal_conv(conv: nn.Conv1d, x: mx.array, cache: RecurrentCache, slot: int, valid: mx.array | None) -> mx.array:
-    """A depthwise causal convolution over (B, L, channels); the cache keeps the last inputs; padding counts as zeros."""
+    """A depthwise causal convolution over (B, L, channels); the cache keeps the last inputs; padding is zeros."""
     if valid is not None:
         x = mx.where(valid[..., None], x, mx.array(0, x.dtype))
     keep = conv.weight.shape[1] - 1

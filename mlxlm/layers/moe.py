@@ -1,6 +1,7 @@
 """Sparse mixture of experts: a gate that picks, experts that work, and shared ones that always do."""
 
 from collections.abc import Callable
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,49 +21,53 @@ def top_k(k: int, *, softmax_first: bool = True, normalise: bool = True) -> Call
     return route
 
 
-class GroupedGate(nn.Module):
-    """Sigmoid scores, a balancing bias that only steers the choice, and groups of experts chosen first (DeepSeek V3).
+def pick_biased(
+    scores: mx.array,
+    bias: mx.array | None,
+    k: int,
+    *,
+    groups: int = 1,
+    keep_groups: int = 1,
+    normalise: bool = True,
+    scale: float = 1.0,
+    eps: float = 1e-20,
+) -> tuple[mx.array, mx.array]:
+    """The ``k`` best by ``scores`` (..., experts) and a bias that only steers the choice, and their weights.
 
-    A group is worth its two best experts; ``keep_groups`` of ``groups`` stay in the race.
+    Of ``groups`` of experts ``keep_groups`` stay in the race; a group is worth its two best experts (DeepSeek V3).
     """
+    choice = scores if bias is None else scores + bias
+    if groups > 1:
+        choice = _losers_out(choice, groups, keep_groups)
+    picks = mx.argpartition(-choice, kth=k - 1, axis=-1)[..., :k]
+    weights = mx.take_along_axis(scores, picks, axis=-1)
+    if normalise:
+        weights = weights / (weights.sum(-1, keepdims=True) + eps)
+    return picks, weights * scale
 
-    def __init__(
-        self,
-        dim: int,
-        experts: int,
-        k: int,
-        *,
-        groups: int = 1,
-        keep_groups: int = 1,
-        normalise: bool = True,
-        scale: float = 1.0,
-    ):
+
+def _losers_out(choice: mx.array, groups: int, keep: int) -> mx.array:
+    """``choice`` with the experts of the losing groups at minus infinity."""
+    choice = mx.unflatten(choice, -1, (groups, -1))
+    worth = mx.topk(choice, min(2, choice.shape[-1]), axis=-1).sum(-1)
+    kept = mx.argpartition(-worth, kth=keep - 1, axis=-1)[..., :keep]
+    mask = mx.put_along_axis(mx.zeros(worth.shape, mx.bool_), kept, mx.array(True), axis=-1)
+    return mx.where(mask[..., None], choice, -mx.inf).flatten(-2)
+
+
+class GroupedGate(nn.Module):
+    """Sigmoid scores and a balancing bias, groups of experts chosen first; ``rest`` goes to pick_biased."""
+
+    def __init__(self, dim: int, experts: int, k: int, **rest):
         super().__init__()
         self.weight = mx.zeros((experts, dim))
         self.e_score_correction_bias = mx.zeros((experts,))
-        self.k, self.groups, self.keep_groups = k, groups, keep_groups
-        self.normalise, self.scale = normalise, scale
+        self._pick = partial(pick_biased, k=k, **rest)
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
         # In float32: a tie broken otherwise picks another expert.
         logits = x.astype(mx.float32) @ self.weight.astype(mx.float32).T
-        scores = mx.sigmoid(logits)
-        choice = scores + self.e_score_correction_bias
-        if self.groups > 1:
-            choice = self._losers_out(choice)
-        picks = mx.argpartition(-choice, kth=self.k - 1, axis=-1)[..., : self.k]
-        weights = mx.take_along_axis(scores, picks, axis=-1)
-        if self.normalise:
-            weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
-        return picks, weights * self.scale
-
-    def _losers_out(self, choice: mx.array) -> mx.array:
-        """``choice`` with the experts of the losing groups at minus infinity."""
-        choice = mx.unflatten(choice, -1, (self.groups, -1))
-        worth = mx.topk(choice, min(2, choice.shape[-1]), axis=-1).sum(-1)
-        kept = mx.argpartition(-worth, kth=self.keep_groups - 1, axis=-1)[..., : self.keep_groups]
-        mask = mx.put_along_axis(mx.zeros(worth.shape, mx.bool_), kept, mx.array(True), axis=-1)
-        return mx.where(mask[..., None], choice, -mx.inf).flatten(-2)
+        return self._pick(mx.sigmoid(logits), self.e_score_correction_bias)
 
 
 class SparseMoE(nn.Module):
@@ -93,9 +98,13 @@ class SparseMoE(nn.Module):
 
     def chosen(self, x: mx.array) -> mx.array:
         """What the chosen experts make of ``x``, without the shared ones."""
-        gate, experts = self[self._names[0]], self[self._names[1]]
-        picks, weights = self._route(gate(x)) if self._route else gate(x)
-        return (experts(x, picks) * weights[..., None]).sum(-2).astype(x.dtype)
+        picks, weights = self.pick(x)
+        return (self[self._names[1]](x, picks) * weights[..., None]).sum(-2).astype(x.dtype)
+
+    def pick(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """Which experts, and how much each counts: (..., k) twice."""
+        gate = self[self._names[0]]
+        return self._route(gate(x)) if self._route else gate(x)
 
 
 class SharedGateMoE(SparseMoE):
@@ -107,3 +116,20 @@ class SharedGateMoE(SparseMoE):
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.chosen(x) + mx.sigmoid(self.shared_expert_gate(x)) * self.shared_expert(x)
+
+
+class BiasedMoE(SparseMoE):
+    """Experts chosen by the sigmoid of a linear gate and a bias that lies beside it, under the name ``bias``.
+
+    ``bias`` is None where there is none; ``rest`` goes to pick_biased.
+    """
+
+    def __init__(self, gate, experts, shared=None, *, k: int, bias: str | None, names=("gate", "switch_mlp"), **rest):
+        super().__init__(gate, experts, shared, names=names)
+        self._bias, self._pick = bias, partial(pick_biased, k=k, **rest)
+        if bias is not None:
+            self[bias] = mx.zeros((experts.down_proj.weight.shape[0],))
+
+    def pick(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        scores = mx.sigmoid(self[self._names[0]](x).astype(mx.float32))
+        return self._pick(scores, None if self._bias is None else self[self._bias])

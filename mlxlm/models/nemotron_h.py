@@ -79,7 +79,7 @@ class LatentMoE(nn.Module):
 
     def __init__(self, moe: SparseMoE, dim: int, latent: int, bias: bool):
         super().__init__()
-        self.gate, self.switch_mlp, self.shared_experts = moe.gate, moe.switch_mlp, moe.shared_experts
+        self.gate, self.switch_mlp, self.shared_experts = (moe[k] for k in ("gate", "switch_mlp", "shared_experts"))
         self.fc1_latent_proj, self.fc2_latent_proj = (
             nn.Linear(dim, latent, bias=bias),
             nn.Linear(latent, dim, bias=bias),

@@ -33,6 +33,31 @@ MUP = dict(
 JAMBA = dict(
     num_experts=4, num_experts_per_tok=2, attn_layer_period=3, attn_layer_offset=1, mamba_d_state=8, mamba_dt_rank=6
 )
+LFM = dict(
+    layer_types=["conv", "full_attention", "conv", "conv"],
+    intermediate_size=100,
+    block_multiple_of=32,
+    block_dim=64,  # mlx-lm asks for it
+)
+LFM_MOE = dict(
+    layer_types=["conv", "full_attention", "conv", "full_attention"],
+    num_experts=8,
+    num_experts_per_tok=3,
+    moe_intermediate_size=32,
+    num_dense_layers=1,
+)
+KINDS4 = ["linear_attention", "full_attention"] * 2
+GRANITE = dict(
+    layer_types=KINDS4,
+    mamba_n_heads=16,
+    mamba_d_state=8,
+    shared_intermediate_size=32,
+    num_local_experts=4,
+    embedding_multiplier=3.0,
+    attention_multiplier=0.2,
+    residual_multiplier=0.4,
+    logits_scaling=2.5,
+)
 
 CASES = [
     Case("qwen3_next", "delta-moe", dict(DELTA, **SHARED)),
@@ -118,13 +143,56 @@ CASES = [
         NO_HEADS,
     ),
     Case("falcon_mamba", "plain", dict(state_size=8), NO_HEADS),
-    Case("falcon_mamba", "eps-untied", dict(state_size=8, time_step_rank=8, mixer_rms_eps=0.1, tie_word_embeddings=False), NO_HEADS),
+    Case("falcon_mamba", "eps-untied", dict(
+        state_size=8, time_step_rank=8, mixer_rms_eps=0.1, tie_word_embeddings=False
+    ), NO_HEADS),
     Case("jamba", "experts", JAMBA, mlx_lm_wrong="takes the softmax of the chosen experts only"),
-    Case("jamba", "dense-biases", dict(JAMBA, num_experts=1, mamba_proj_bias=True, mamba_conv_bias=False, mamba_d_conv=3)),
+    Case(
+        "jamba",
+        "dense-biases",
+        dict(JAMBA, num_experts=1, mamba_proj_bias=True, mamba_conv_bias=False, mamba_d_conv=3),
+    ),
     Case(
         "jamba",
         "odd-periods-tied",
         dict(JAMBA, expert_layer_period=3, expert_layer_offset=0, attn_layer_period=2, tie_word_embeddings=True),
         mlx_lm_wrong="puts experts into other layers",
+    ),
+    Case("lfm2", "convolutions", LFM),
+    Case(
+        "lfm2",
+        "biases-untied",
+        dict(
+            layer_types=["full_attention", "conv"] * 2,
+            conv_bias=True,
+            conv_L_cache=4,
+            block_auto_adjust_ff_dim=False,
+            tie_word_embeddings=False,
+        ),
+        mlx_lm_wrong="ties the head always",
+    ),
+    Case("lfm2_moe", "biased-choice", LFM_MOE),
+    Case(
+        "lfm2_moe",
+        "no-bias-scaled",
+        dict(LFM_MOE, use_expert_bias=False, norm_topk_prob=False, routed_scaling_factor=1.7, conv_bias=True),
+    ),
+    Case("granitemoehybrid", "experts", dict(GRANITE, position_embedding_type="nope")),
+    Case("granitemoehybrid", "groups", dict(GRANITE, mamba_n_groups=2), mlx_lm_wrong="normalises all groups as one"),
+    Case(
+        "granitemoehybrid",
+        "dense-rope-biases-tied",
+        dict(
+            GRANITE,
+            num_local_experts=0,
+            shared_intermediate_size=96,
+            position_embedding_type="rope",
+            attention_bias=True,
+            mamba_proj_bias=True,
+            mamba_conv_bias=False,
+            mamba_d_conv=3,
+            time_step_limit=[0.05, 0.09],
+            tie_word_embeddings=True,
+        ),
     ),
 ]
