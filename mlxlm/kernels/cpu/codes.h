@@ -108,20 +108,28 @@ inline void read_scales(ScaleType type, const void* all, int64_t first, int n, f
   }
 }
 
-// Which of a row's scales each lane of a block needs: scales[first(b)] onwards, permuted by `index`.
+// Which of a row's scales each lane of a block needs: scales[first(b)] onwards, permuted by `index`. The last block may
+// be short: its unused lanes take the last group's scale, lest another row's infinity meets their zeros.
 struct LaneScales {
-  I index;
+  I index, last_index;
   int shift, block;
 
-  LaneScales(int group, int per) : block(per * W) {
-    shift = __builtin_ctz(group);
-    for (int i = 0; i < W; i++) index[i] = per * i / group;
+  LaneScales(const QuantizedMatrix& m, int per) : block(per * W) {
+    shift = __builtin_ctz(m.group);
+    const int blocks = blocks_of(m.K, block), left = m.groups() - int(int64_t(blocks - 1) * block >> shift);
+    for (int i = 0; i < W; i++) {
+      index[i] = per * i / m.group;
+      last_index[i] = lesser(index[i], left - 1);
+    }
   }
   // `scales` must be readable for W values past the last group.
   inline V of(const float* scales, int b) const { return permute(load(scales + (int64_t(b) * block >> shift)), index); }
+  inline V of_last(const float* scales, int b) const {
+    return permute(load(scales + (int64_t(b) * block >> shift)), last_index);
+  }
 };
 
-// A row's length in a buffer of scales: see LaneScales::of.
+// Room for a row's scales and what LaneScales reads past them.
 inline int padded_groups(const QuantizedMatrix& m) { return round_up(m.groups(), W) + W; }
 
 template <class F>

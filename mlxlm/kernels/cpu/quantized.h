@@ -15,7 +15,8 @@ inline void dequantize_blocks(const QuantizedMatrix& w, const LaneScales& lanes,
     const int left = (w.K - (b + i) * C::block) / C::per;
     if (left >= W) C::unpack(p, codes);
     else C::unpack(p, left, codes);
-    const V scale = lanes.of(scales, b + i), bias = biases ? lanes.of(biases, b + i) : V{};
+    const V scale = left >= W ? lanes.of(scales, b + i) : lanes.of_last(scales, b + i);
+    const V bias = !biases ? V{} : left >= W ? lanes.of(biases, b + i) : lanes.of_last(biases, b + i);
     UNROLL for (int j = 0; j < C::per; j++) store(out + j * W, fma(codes[j], scale, bias));
   }
 }
@@ -31,8 +32,6 @@ struct QuantizedRows {
     const int first = k / w.group, count = lesser((k + depth + w.group - 1) / w.group, w.groups()) - first;
     float* scales = buffer + ROWS * DEPTH;
     float* biases = scales + padded_groups(w);
-    // Past K lie lanes whose activations are 0: their scales must be numbers, so that 0 stays 0.
-    for (int i = first + count; i < first + count + W; i++) scales[i] = biases[i] = 0;
     for (int r = 0; r < ROWS; r++) {
       out[r] = buffer + r * DEPTH;
       if (n + r >= w.N) {
@@ -54,7 +53,7 @@ constexpr int FEW = W <= 8 ? 4 : 8;
 void quantized_matmul(const QuantizedMatrix& w, const MatmulRows& rows) {
   by_format(w, [&]<class C>(C) {
     if (rows.M <= FEW) return few_rows<C>(w, rows);
-    QuantizedRows<C> source{w, LaneScales(w.group, C::per)};
+    QuantizedRows<C> source{w, LaneScales(w, C::per)};
     many_rows<C::per>(source, w.N, w.K, blocks_of(w.K, C::block) * C::block, rows);
   });
 }
@@ -62,13 +61,12 @@ void quantized_matmul(const QuantizedMatrix& w, const MatmulRows& rows) {
 // Rows of the matrix as numbers, in their own order: an embedding look-up.
 void quantized_rows(const QuantizedMatrix& w, const int64_t* which, int64_t count, Dtype type, void* out) {
   by_format(w, [&]<class C>(C) {
-    const LaneScales lanes(w.group, C::per);
+    const LaneScales lanes(w, C::per);
     const int blocks = blocks_of(w.K, C::block), padded = padded_groups(w);
     const size_t buffer_size = sizeof(float) * (2 * padded + blocks * C::block);
     parallel_for(int((count + 15) / 16), [&](int task) {
       float* scales = (float*)scratch(kRows, buffer_size);
       float *biases = scales + padded, *numbers = biases + padded;
-      __builtin_memset(scales, 0, sizeof(float) * 2 * padded);
       for (int64_t i = task * 16; i < lesser(count, int64_t(task) * 16 + 16); i++) {
         read_scales(w.scale_type, w.scales, which[i] * w.groups(), w.groups(), scales);
         if (w.biases) read_scales(w.scale_type, w.biases, which[i] * w.groups(), w.groups(), biases);

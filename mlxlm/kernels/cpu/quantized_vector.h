@@ -48,67 +48,78 @@ inline void block_times(const V* codes, const float* x, int length, V scale, V (
   }
 }
 
-// R rows of the matrix, from n on, by M rows of activations; out[r * M + m].
+// A part of the matrix's rows, its scales and biases widened.
+struct Part {
+  const uint8_t* codes;
+  const float *scales, *biases;  // row after row; biases null unless affine
+  int groups;
+  size_t row_bytes;
+};
+
+// R rows of the part, from r on, by M rows of activations; out[m * stride + row].
 template <class C, int M, int R>
-inline void rows_times(const QuantizedMatrix& w, const Activations& a, const LaneScales& lanes, int64_t n, float* buffer,
-                       float* out) {
-  const int G = w.groups(), padded = padded_groups(w);
-  float* scales = buffer;
+inline void rows_times(const QuantizedMatrix& w, const Part& p, const Activations& a, const LaneScales& lanes, int first,
+                       float* out, int stride) {
+  const int G = p.groups, whole = w.K / C::block, lanes_left = w.K % C::block / C::per;
+  const float *scales = p.scales + size_t(first) * G, *biases = p.biases ? p.biases + size_t(first) * G : nullptr;
+  const uint8_t* from = p.codes + first * p.row_bytes;
   V total[R][M] = {};
-  UNROLL for (int r = 0; r < R; r++) {
-    read_scales(w.scale_type, w.scales, (n + r) * G, G, scales + r * padded);
-    if (!w.biases) continue;
-    float* biases = buffer + R * padded;
-    read_scales(w.scale_type, w.biases, (n + r) * G, G, biases);
-    for (int g = 0; g < G; g += W)
-      UNROLL for (int m = 0; m < M; m++) total[r][m] = fma(load(biases + g), load(a.sums + m * a.groups + g), total[r][m]);
-  }
-  const uint8_t* p = w.codes + size_t(n) * w.row_bytes();
-  const size_t row = w.row_bytes();
-  const int whole = w.K / C::block, lanes_left = w.K % C::block / C::per;
   V codes[C::per];
   for (int b = 0; b < whole; b++) {
     UNROLL for (int r = 0; r < R; r++) {
-      C::unpack(p + r * row + size_t(b) * C::block_bytes, codes);
-      block_times<C, M>(codes, a.x + size_t(b) * C::block, a.length, lanes.of(scales + r * padded, b), total[r]);
+      C::unpack(from + r * p.row_bytes + size_t(b) * C::block_bytes, codes);
+      block_times<C, M>(codes, a.x + size_t(b) * C::block, a.length, lanes.of(scales + r * G, b), total[r]);
     }
   }
   if (lanes_left) {
     UNROLL for (int r = 0; r < R; r++) {
-      C::unpack(p + r * row + size_t(whole) * C::block_bytes, lanes_left, codes);
-      block_times<C, M>(codes, a.x + size_t(whole) * C::block, a.length, lanes.of(scales + r * padded, whole),
-                        total[r]);
+      C::unpack(from + r * p.row_bytes + size_t(whole) * C::block_bytes, lanes_left, codes);
+      block_times<C, M>(codes, a.x + size_t(whole) * C::block, a.length, lanes.of_last(scales + r * G, whole), total[r]);
     }
   }
-  UNROLL for (int r = 0; r < R; r++) UNROLL for (int m = 0; m < M; m++) out[r * M + m] = sum(total[r][m]);
+  if (p.biases) {
+    for (int g = 0; g < G; g += W)
+      UNROLL for (int r = 0; r < R; r++) {
+        const V bias = G - g >= W ? load(biases + r * G + g) : load_n(biases + r * G + g, G - g);
+        UNROLL for (int m = 0; m < M; m++) total[r][m] = fma(bias, load(a.sums + m * a.groups + g), total[r][m]);
+      }
+  }
+  UNROLL for (int m = 0; m < M; m++) UNROLL for (int r = 0; r < R; r++) out[m * stride + first + r] = sum(total[r][m]);
 }
 
-inline void put_result(const MatmulRows& r, int N, int64_t m, int64_t n, float x) {
-  if (r.bias) x += r.bias[n];
-  by_type(r.type, [&]<class T>(T*) { put((T*)r.out + m * N + n, x); });
+// `count` results of activation row m, for matrix rows n on.
+inline void put_results(const MatmulRows& rows, int N, int64_t m, int64_t n, const float* from, int count) {
+  by_type(rows.type, [&]<class T>(T*) {
+    T* to = (T*)rows.out + m * N + n;
+    for (int i = 0; i < count; i += W) {
+      const int k = lesser(W, count - i);
+      V v = k == W ? load(from + i) : load_n(from + i, k);
+      if (rows.bias) v += k == W ? load(rows.bias + n + i) : load_n(rows.bias + n + i, k);
+      if (k == W) store(to + i, v);
+      else store_n(to + i, v, k);
+    }
+  });
 }
 
 template <class C, int M>
 inline void matrix_times(const QuantizedMatrix& w, const MatmulRows& rows, int first) {
   constexpr int R = M <= 2 ? 4 : 2;
   const Activations a = prepare<C>(w, rows, first, M);
-  const LaneScales lanes(w.group, C::per);
+  const LaneScales lanes(w, C::per);
   // A task is worth handing to a thread from some tens of kilobytes on.
   const int step = round_up(greater(R, int(49152 / w.row_bytes())), R), tasks = (w.N + step - 1) / step;
-  const size_t buffer_size = sizeof(float) * padded_groups(w) * (R + 1);
+  const int G = w.groups(), width = round_up(step * G, W) + W;
   parallel_for(tasks, [&](int t) {
-    float* buffer = (float*)scratch(kRows, buffer_size);
-    __builtin_memset(buffer, 0, buffer_size);
-    float out[R * M];
-    int n = t * step, end = lesser(w.N, n + step);
-    for (; n + R <= end; n += R) {
-      rows_times<C, M, R>(w, a, lanes, n, buffer, out);
-      for (int r = 0; r < R; r++) for (int m = 0; m < M; m++) put_result(rows, w.N, first + m, n + r, out[r * M + m]);
-    }
-    for (; n < end; n++) {
-      rows_times<C, M, 1>(w, a, lanes, n, buffer, out);
-      for (int m = 0; m < M; m++) put_result(rows, w.N, first + m, n, out[m]);
-    }
+    float* scales = (float*)scratch(kRows, sizeof(float) * (2 * width + M * step));
+    float *biases = scales + width, *out = biases + width;
+    const int n = t * step, count = lesser(step, w.N - n);
+    read_scales(w.scale_type, w.scales, int64_t(n) * G, count * G, scales);
+    if (w.biases) read_scales(w.scale_type, w.biases, int64_t(n) * G, count * G, biases);
+    const Part p{w.codes + n * w.row_bytes(), scales, w.biases ? biases : nullptr, G, w.row_bytes()};
+    int r = 0;
+    for (; r + R <= count; r += R) rows_times<C, M, R>(w, p, a, lanes, r, out, step);
+    for (; r < count; r++) rows_times<C, M, 1>(w, p, a, lanes, r, out, step);
+    for (int m = 0; m < M; m++) put_results(rows, w.N, first + m, n, out + m * step, count);
   });
 }
 

@@ -47,12 +47,21 @@ inline void store(bf16* p, V v) {
 }
 inline void store(f16* p, V v) { store_half(p, v); }
 
+#if MLXLM_LEVEL == 512
+inline V load_n(const float* p, int n) { return (V)_mm512_maskz_loadu_ps(first_lanes(n), p); }
+inline V load_n(const bf16* p, int n) {
+  return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(n), p)), 16);
+}
+inline V load_n(const f16* p, int n) { return (V)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p)); }
+inline void store_n(float* p, V v, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), (__m512)v); }
+#else
 template <class T>
 inline V load_n(const T* p, int n) {
   T whole[W] = {};
   for (int i = 0; i < n; i++) whole[i] = p[i];
   return load(whole);
 }
+#endif
 template <class T>
 inline void store_n(T* p, V v, int n) {
   T whole[W];

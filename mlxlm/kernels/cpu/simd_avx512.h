@@ -23,22 +23,24 @@ inline float largest(V v) { return _mm512_reduce_max_ps((__m512)v); }
 inline V vmax(V a, V b) { return (V)_mm512_max_ps((__m512)a, (__m512)b); }
 inline V permute(V v, I index) { return (V)_mm512_permutexvar_ps((__m512i)index, (__m512)v); }
 
+inline __mmask16 first_lanes(int n) { return __mmask16((1u << n) - 1); }
+
 template <int bytes>
 I lanes_of(const uint8_t* p, int n = W);
 template <>
 inline I lanes_of<2>(const uint8_t* p, int n) {
-  return (I)_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), p));
+  return (I)_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(n), p));
 }
 template <>
 inline I lanes_of<3>(const uint8_t* p, int n) {
   const __m512i spread = _mm512_setr_epi32(0, 1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11);
   const __m512i pick = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1));
-  __m512i words = _mm512_maskz_loadu_epi32(__mmask16((1u << n * 3 / 4) - 1), p);
+  __m512i words = _mm512_maskz_loadu_epi32(first_lanes(n * 3 / 4), p);
   return (I)_mm512_shuffle_epi8(_mm512_permutexvar_epi32(spread, words), pick);
 }
 template <>
 inline I lanes_of<4>(const uint8_t* p, int n) {
-  return n == W ? (I)_mm512_loadu_si512(p) : (I)_mm512_maskz_loadu_epi32(__mmask16((1u << n) - 1), p);
+  return n == W ? (I)_mm512_loadu_si512(p) : (I)_mm512_maskz_loadu_epi32(first_lanes(n), p);
 }
 
 // Eighty bytes as two registers: each quarter of `from` holds bytes 20 q .. 20 q + 15, of `on` those 4 bytes later.
