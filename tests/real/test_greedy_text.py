@@ -16,8 +16,9 @@ from mlxlm.generate import generate_step, stream_generate
 from mlxlm.load import load
 from mlxlm.sources import locate
 
-BOUND = 1e-4
-"""Of the reference's spread (standard deviation of its logits): how far rounding may move a logit."""
+BOUND = 3e-4
+"""Of the reference's spread (standard deviation of its logits): how far rounding may move a logit. The parity tests'
+1e-4 is for small random weights; here some activations are thousands of times larger than the rest."""
 
 QUESTIONS = [
     "Why is the sky blue?", "What is the capital of France?", "Write a haiku about the sea.",
