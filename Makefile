@@ -2,12 +2,12 @@
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-PROMPT ?= Why is the sky blue?
+PROMPT ?= Why is the sky blue? Answer in two sentences.
 MODEL ?= smolLM2_135M
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 # What the installed package is built from; Python files are read where they lie.
 BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard mlxlm/kernels/cpu/*)
 # The folders that `make check` runs, without the tests that are marked slow.

@@ -237,10 +237,12 @@ def _tokenizer(checkpoint: Checkpoint, configuration: ModelConfiguration) -> dic
 
 
 def _kernels() -> str:
-    from . import kernels
+    from .kernels import in_force
 
-    report = getattr(kernels, "describe", None)
-    return report() if report else "plain MLX"
+    facts = in_force()
+    if not facts["native"]:
+        return f"plain MLX ({facts['reason']})"
+    return f"native, {facts['instruction_set']}, {facts['threads']} threads"
 
 
 def memory_there() -> tuple[int | None, str]:

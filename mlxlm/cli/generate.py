@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from .group import INTERRUPTED
 from .options import load, loading_options, parameters, sampling_options, template_options
 from .prompt import conversation, model_and_prompt, read_prompt
 
@@ -37,7 +38,7 @@ Examples:
 @click.option("--verbose", type=bool, default=True, metavar="BOOL", show_default=True,
               help="False leaves out the figures at the end.")
 @click.option("-q", "--quiet", is_flag=True, help="The same as --verbose false.")
-def command(arguments: tuple[str, ...], model: str | None, prompt: str | None, as_json: bool, **options: Any) -> None:
+def command(arguments: tuple[str, ...], model: str | None, prompt: str | None, as_json: bool, **options: Any) -> int:
     """Answer a prompt, streaming the text.
 
     A prompt is one user message for the model's chat template, where it has one. Without PROMPT it is read
@@ -57,8 +58,8 @@ def command(arguments: tuple[str, ...], model: str | None, prompt: str | None, a
         stream = _stream(loaded, processor, messages, {**chosen, "template_kwargs": more}, options)
     if as_json:
         click.echo(json.dumps(_collected(source, stream, processor, options["logprobs"]), ensure_ascii=False))
-    else:
-        _printed(stream, figures=options["verbose"] and not options["quiet"])
+        return 0
+    return _printed(stream, figures=options["verbose"] and not options["quiet"])
 
 
 def _for_template(text: str | list[dict[str, Any]], options: dict[str, Any]):
@@ -85,17 +86,19 @@ def _stream(model, processor, prompt, chosen: dict[str, Any], options: dict[str,
                            top_logprobs=options["logprobs"] or 0, **chosen)
 
 
-def _printed(stream, figures: bool) -> None:
-    """Prints each piece as it comes and the figures at the end, also after Ctrl-C."""
-    ended = None
+def _printed(stream, figures: bool) -> int:
+    """Prints each piece as it comes and the figures at the end, also after Ctrl-C; returns the exit status."""
+    ended, status = None, 0
     try:
         for piece in stream:
             click.echo(piece.text, nl=False)
             ended = piece.finish_reason
-    finally:
-        click.echo()
-        if figures:
-            click.echo(click.style(summary(stream.stats, ended), dim=True), err=True)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    click.echo()
+    if figures:
+        click.echo(click.style(summary(stream.stats, ended), dim=True), err=True)
+    return status
 
 
 def summary(stats, ended: str | None = None) -> str:

