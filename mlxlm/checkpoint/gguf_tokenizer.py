@@ -104,7 +104,7 @@ def tokenizer_parts(metadata: dict[str, Any], where: object) -> TokenizerParts:
         _add_special(backend, words)
     except TokenizerError:
         raise
-    except Exception as e:
+    except Exception as e:  # broad: the Rust library raises bare Exception for merges or tokens that it can't take
         raise TokenizerError(f"no tokenizer can be built from the metadata ({e})", where=where) from e
     return TokenizerParts(
         backend, bos_token=words.text("bos"), eos_token=words.text("eos"), unk_token=words.text("unknown"),
