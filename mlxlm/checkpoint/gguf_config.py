@@ -52,8 +52,7 @@ def _common(k: Keys) -> dict[str, Any]:
     if out["num_hidden_layers"] < 1:
         raise ConfigError("block_count can't be right", where=k.where, found=out["num_hidden_layers"])
     if k.architecture != "deepseek2":
-        k.only("attention.value_length", int,
-               head_dim if head_dim is not None else k.get("attention.value_length", int))
+        k.only("attention.value_length", int, head_dim or hidden // max(heads if isinstance(heads, int) else 1, 1))
     return out
 
 
