@@ -7,9 +7,9 @@ A group of 32 weights in MLX is w = scale * q + bias. What that means for each t
 - Q4_K, Q5_K, IQ4_NL, IQ4_XS: scale and bias are products of 11 and 6 bits. Exact with float32 scales; float16 ones
   round them, which costs up to 2^-11 of a scale or bias.
 - MXFP4: MLX's mxfp4 mode. Exact.
-- Q6_K and the other types with groups of 16 have no exact counterpart: they are rounded to 8 bits in groups of 32,
-at most
-  1/510 of the group's range away. docs/gguf.md has what this costs in perplexity (nothing that can be measured).
+- Q6_K has groups of 16: two of them share 256 levels in a way that keeps the coarser one exact.
+- The other types with groups of 16 (Q2_K, Q3_K, IQ1, IQ2, IQ3) are rounded to 8 bits in groups of 32, at most 1/510 of
+  the group's range away: a small part of their own step.
 - TQ1_0, TQ2_0: three values a block, held as float16. Exact.
 """
 
@@ -91,7 +91,7 @@ def floats(tensor: Tensor) -> np.ndarray:
 
 def _numbers(data: np.ndarray, name: str) -> np.ndarray:
     if name == "Q6_K":
-        return _q6_k(data)
+        return _q6_k_values(data)
     from gguf import GGMLQuantizationType, quants  # slow to import, and only the rarer types need it
 
     return quants.dequantize(np.ascontiguousarray(data), GGMLQuantizationType[name])
@@ -191,16 +191,36 @@ def _table_codes(packed: np.ndarray) -> np.ndarray:
     return np.concatenate([levels[packed & 0x0F], levels[packed >> 4]], axis=1)
 
 
-def _q6_k(data: np.ndarray) -> np.ndarray:
-    """Values of Q6_K: 128 bytes of low nibbles, 64 of top bits, 16 scales, d; two halves of 128 weights each."""
-    blocks = np.ascontiguousarray(data).reshape(-1, 210)
+def _six_bit_codes(blocks: np.ndarray) -> np.ndarray:
+    """Q6_K's codes less 32: 128 bytes of low nibbles, 64 of top bits, two halves of 128 weights; int8 (n, 256)."""
     low, high = blocks[:, :128].reshape(-1, 2, 2, 32), blocks[:, 128:192].reshape(-1, 2, 1, 32)
     codes = np.empty((len(blocks), 2, 4, 32), np.uint8)
     codes[:, :, :2], codes[:, :, 2:] = low & 0x0F, low >> 4
     codes |= ((high >> np.array([0, 2, 4, 6], np.uint8)[:, None]) & 3) << np.uint8(4)
+    return codes.view(np.int8).reshape(-1, 256) - np.int8(32)
+
+
+def _q6_k_values(data: np.ndarray) -> np.ndarray:
+    blocks = np.ascontiguousarray(data).reshape(-1, 210)
     scales = _half(blocks, 208) * np.ascontiguousarray(blocks[:, 192:208]).view(np.int8)
-    values = (codes.view(np.int8) - np.int8(32)).reshape(-1, 16, 16) * scales[:, :, None]
-    return values.reshape(len(data), -1)
+    return (_six_bit_codes(blocks).reshape(-1, 16, 16) * scales[:, :, None]).reshape(len(data), -1)
+
+
+def _q6_k(blocks: np.ndarray):
+    """Two groups of 16 share 256 levels, whose step is a whole fraction of the coarser group's: that one stays exact.
+
+    All is counted in whole numbers of d. The finer group is at most half a step away.
+    """
+    scales = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8).astype(np.int16)
+    counts = _six_bit_codes(blocks).reshape(-1, 16, 16) * scales[:, :, None]
+    counts = counts.reshape(-1, GROUP).astype(np.float32)
+    coarse = np.maximum(np.abs(scales.reshape(-1, 2)).max(axis=1, keepdims=True), 1).astype(np.float32)
+    low, high = counts.min(axis=1, keepdims=True), counts.max(axis=1, keepdims=True)
+    parts = np.clip(np.floor(254 * coarse / np.maximum(high - low, 1)), 1, coarse)
+    first = np.rint(low * (parts / coarse))
+    codes = (np.rint(counts * (parts / coarse)) - first).astype(np.uint8)
+    scale = np.repeat(_half(blocks, 208), 8, axis=0) * (coarse / parts)
+    return codes, scale, scale * first
 
 
 def _rounded(values: np.ndarray):
@@ -234,5 +254,6 @@ Repacker = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 KINDS: dict[str, tuple[int, Repacker]] = {
     "Q4_0": (4, _q4_0), "Q4_1": (4, _q4_1), "Q5_0": (5, _q5_0), "Q5_1": (5, _q5_1), "Q8_0": (8, _q8_0),
     "Q4_K": (4, _q4_k), "Q5_K": (5, _q5_k), "IQ4_NL": (8, _iq4_nl), "IQ4_XS": (8, _iq4_xs),
+    "Q6_K": (8, _q6_k),
 }
 PACKERS: dict[int, Callable[[np.ndarray], np.ndarray]] = {4: lambda codes: codes, 5: _pack_fives}

@@ -22,7 +22,8 @@ NAMES = {  # transformers' module in a layer to llama.cpp's tensor
     "mlp.gate.e_score_correction_bias": "exp_probs_b.bias", "mixer.gate.e_score_correction_bias": "exp_probs_b.bias",
     "self_attn.q_a_proj": "attn_q_a", "self_attn.q_b_proj": "attn_q_b", "self_attn.q_a_layernorm": "attn_q_a_norm",
     "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.kv_a_layernorm": "attn_kv_a_norm",
-    "mixer.in_proj": "ssm_in", "mixer.out_proj": "ssm_out", "mixer.conv1d": "ssm_conv1d", "mixer.dt_bias": "ssm_dt.bias",
+    "mixer.in_proj": "ssm_in", "mixer.out_proj": "ssm_out", "mixer.conv1d": "ssm_conv1d",
+    "mixer.dt_bias": "ssm_dt.bias",
     "mixer.A_log": "ssm_a", "mixer.D": "ssm_d", "mixer.norm": "ssm_norm", "mixer.up_proj": "ffn_up",
     "mixer.down_proj": "ffn_down", "mixer.experts.up_proj": "ffn_up_exps.weight",
     "mixer.experts.down_proj": "ffn_down_exps.weight", "mixer.shared_experts.up_proj": "ffn_up_shexp",
@@ -58,7 +59,8 @@ def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 def tokenizer(**changes) -> dict[str, Any]:
     """Metadata of a small SentencePiece tokenizer; None takes a key away."""
-    keys = {"model": "llama", "tokens": TOKENS, "scores": [0.0, 0.0, 0.0, -3.0, -4.0, -2.0], "token_type": [2, 3, 3, 1, 1, 1],
+    keys = {"model": "llama", "tokens": TOKENS, "scores": [0.0, 0.0, 0.0, -3.0, -4.0, -2.0],
+            "token_type": [2, 3, 3, 1, 1, 1],
             "bos_token_id": 1, "eos_token_id": 2, **changes}
     return {f"tokenizer.ggml.{k}": v for k, v in keys.items() if v is not None}
 
@@ -70,7 +72,8 @@ def llama(vocab: int = 32, dim: int = 64, layers: int = 1) -> tuple[dict[str, An
                 "attention.head_count": 4, "attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1e-5,
                 "rope.freq_base": 10000.0, "rope.dimension_count": dim // 4}
     shapes = {"attn_q": (dim, dim), "attn_k": (dim // 2, dim), "attn_v": (dim // 2, dim), "attn_output": (dim, dim),
-              "ffn_gate": (96, dim), "ffn_up": (96, dim), "ffn_down": (dim, 96), "attn_norm": (dim,), "ffn_norm": (dim,)}
+              "ffn_gate": (96, dim), "ffn_up": (96, dim), "ffn_down": (dim, 96), "attn_norm": (dim,),
+              "ffn_norm": (dim,)}
     all_shapes = {"token_embd": (vocab, dim), "output_norm": (dim,),
                   **{f"blk.{i}.{n}": s for i in range(layers) for n, s in shapes.items()}}
     return metadata, {f"{n}.weight": rng.normal(size=s).astype(np.float32) for n, s in all_shapes.items()}

@@ -12,7 +12,7 @@ from mlxlm.checkpoint import gguf_blocks as blocks
 from mlxlm.checkpoint.gguf_header import TYPES, Tensor
 
 EXACT = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
-ROUNDED = ["Q2_K", "Q3_K", "Q6_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]
+ROUNDED = ["Q2_K", "Q3_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]
 HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q4_K": [0, 2], "Q5_K": [0, 2],
           "IQ4_NL": [0], "IQ4_XS": [0], "Q2_K": [80, 82], "Q3_K": [108], "Q6_K": [208], "IQ1_S": [0], "IQ2_XXS": [0],
           "IQ2_XS": [0], "IQ2_S": [0], "IQ3_XXS": [0], "IQ3_S": [0], "TQ1_0": [52], "TQ2_0": [64]}
@@ -82,7 +82,7 @@ def test_float16_scales_of_k_types_lose_what_is_said(name):
     packed = blocks.repack(tensor(name, random_blocks(name, 32, 512, 0.01), 512))
     for values in (packed.scales, packed.biases):
         error = np.abs(values.astype(np.float16).astype(np.float32) - values)
-        assert 0 < error.max() and (error <= np.maximum(np.abs(values) * 2.0**-11, 2.0**-25)).all()
+        assert error.max() > 0 and (error <= np.maximum(np.abs(values) * 2.0**-11, 2.0**-25)).all()
 
 
 @pytest.mark.parametrize("name", ROUNDED)
@@ -95,6 +95,21 @@ def test_groups_of_16_are_rounded_to_8_bits(name):
     assert spread.max() > 0
     error = np.abs(dequantized(packed).reshape(-1, 32) - groups).max(axis=1)
     assert (error <= spread / 510 + np.abs(groups).max(axis=1) * 1e-6).all()
+
+
+def test_q6_k_keeps_the_coarser_half_of_each_group():
+    data = random_blocks("Q6_K", 64, 1024, 0.1)
+    exact = oracle("Q6_K", data).reshape(-1, 2, 16)
+    got = dequantized(blocks.repack(tensor("Q6_K", data, 1024))).reshape(-1, 2, 16)
+    scales = np.abs(data.reshape(-1, 210)[:, 192:208].view(np.int8).astype(int)).reshape(-1, 2)
+    error, largest = np.abs(got - exact), np.abs(exact).max(axis=(1, 2))
+    coarser = np.take_along_axis(error, scales.argmax(axis=1)[:, None, None], axis=1)
+    assert (coarser.max(axis=(1, 2)) <= 1e-6 * largest).all()
+    # 254 levels of whole fractions, four to the step at least: never more than 5/4 of a 508th of the range.
+    spread = exact.max(axis=(1, 2)) - exact.min(axis=(1, 2))
+    assert (error.max(axis=(1, 2)) <= 1.25 * spread / 508 + 1e-6 * largest).all()
+    alike = scales[:, 0] == scales[:, 1]
+    assert alike.any() and (error[alike].max(axis=(1, 2)) <= 1e-6 * largest[alike]).all()
 
 
 def test_q6_k_is_read_as_the_gguf_package_reads_it():
