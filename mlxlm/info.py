@@ -6,6 +6,7 @@ exactly, for any architecture, and no weight is read.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
@@ -35,11 +36,13 @@ class Info:
 
     ``active_parameters`` are those that one token passes through. ``file_bytes`` are the tensors on disk,
     ``weight_bytes`` and ``cache_bytes`` what they take in memory, the latter at ``context`` tokens.
+    ``downloaded`` is False where only the small files of a repository were fetched, and the counts rest on them.
     ``problems`` say why something is missing, or why the model won't load.
     """
 
     source: str
     path: str
+    downloaded: bool = True
     model_type: str
     support: str | None
     parameters: int | None = None
@@ -80,24 +83,49 @@ def describe(source: str | Path | ModelConfiguration, *, context: int | None = N
 
     Raises MLXLMError where there is no model to look at; what is wrong inside it stands in ``problems``.
     """
-    from .sources import configured, locate
+    from .sources import configured
 
     if context is not None and context < 1:
         raise UsageError("context must be 1 or more", where="context", found=context)
     configuration = configured(source, revision=revision)
-    path = locate(configuration)
+    path, here = _located(configuration)
     checkpoint = open_checkpoint(path, all_files=configuration.weight_file_selection == "all_files_present")
     problems: list[str] = []
-    tensors = _try(problems, lambda: _tensors(checkpoint)) or {}
+    tensors = (_try(problems, lambda: _tensors(checkpoint)) or {}) if here else {}
     there, device = memory_there()
     facts: dict[str, Any] = {"source": str(source), "path": str(path), "memory_there": there, "device": device,
                              "model_type": str(checkpoint.config.get("model_type")), "support": _support(checkpoint)}
-    facts["file_bytes"] = sum(size for _, size in tensors.values()) or None
+    facts["downloaded"] = here
+    facts["file_bytes"] = sum(size for _, size in tensors.values()) or _indexed_bytes(path)
     facts["max_context"] = _max_context(checkpoint.config)
     facts["context"] = context or min(DEFAULT_CONTEXT, facts["max_context"] or DEFAULT_CONTEXT)
     facts |= _try(problems, lambda: _built(checkpoint, tensors, facts["context"])) or {}
     facts["tokenizer"] = _try(problems, lambda: _tokenizer(checkpoint, configuration))
     return Info(**facts, kernels=_kernels(), problems=tuple(problems))
+
+
+def _located(configuration: ModelConfiguration) -> tuple[Path, bool]:
+    """The model's files, and whether the weights are among them: for facts alone they aren't fetched from the hub."""
+    from .sources import hub, locate
+
+    name = configuration.id
+    if name is None or ":" in name or name.endswith(".gguf") or hub.is_cached(name, configuration.revision):
+        return locate(configuration), True
+    path = locate(configuration, tokenizer_only=True)
+    if path.is_file() or any(path.glob("*.safetensors")):
+        return path, True  # a mirror's
+    if not (path / "config.json").is_file():
+        return locate(configuration), True  # a repository of GGUF files: the facts are in the weights' file
+    return path, False
+
+
+def _indexed_bytes(path: Path) -> int | None:
+    """The size of all weights as their index says; None without one."""
+    try:
+        index = json.loads((path / "model.safetensors.index.json").read_text())
+        return int(index["metadata"]["total_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a fact less; who loads the model is told what is wrong
 
 
 def _try(problems: list[str], look) -> Any:

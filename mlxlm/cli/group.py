@@ -7,6 +7,7 @@ Where the reader of our output goes away, click ends the process with 1, without
 from __future__ import annotations
 
 import os
+import warnings
 from importlib import import_module
 
 import click
@@ -70,6 +71,7 @@ def group(context: click.Context) -> None:
 
 def run(args: list[str]) -> int:
     """Runs one command line; returns the exit status, with every error a user can cause told in one message."""
+    warnings.showwarning = _warn
     try:
         status = group.main(args, prog_name="mlxlm", standalone_mode=False, color=_color())
         return status if isinstance(status, int) else 0
@@ -87,6 +89,11 @@ def run(args: list[str]) -> int:
 def _color() -> bool | None:
     """False where NO_COLOR (no-color.org) is set to anything; None lets the terminal decide."""
     return False if os.environ.get("NO_COLOR") else None
+
+
+def _warn(message: Warning | str, *_where) -> None:
+    """A warning as its message alone; where in the code it arose is nothing to a user."""
+    click.echo(f"{click.style('warning:', fg='yellow')} {message}", err=True, color=_color())
 
 
 def _fail(message: str, status: int) -> int:

@@ -65,7 +65,8 @@ def _parameters(info: Info) -> str | None:
 
 
 def _weights(info: Info) -> str | None:
-    disk = f"{size(info.file_bytes)} on disk" if info.file_bytes else None
+    where = "on disk" if info.downloaded else "to download"
+    disk = f"{size(info.file_bytes)} {where}" if info.file_bytes else None
     if info.bits_per_weight is None:
         return disk
     kind = info.dtype

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def mlxlm(capsys, monkeypatch):
         stream = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
         monkeypatch.setattr(stream, "isatty", lambda: stdin is None, raising=False)
         monkeypatch.setattr(sys, "stdin", stream)
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command sets its own
         status = run([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return Outcome(status, captured.out, captured.err)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 
 import mlxlm as package
 from mlxlm.cli.group import COMMANDS
@@ -85,3 +86,10 @@ def test_a_whole_command_in_a_process_of_its_own(model):
     arguments = [*RUN, "generate", model, "-m", "4"]
     done = subprocess.run(arguments, input="Hello", capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.endswith("\n") and "answer 4 tokens" in done.stderr
+
+
+def test_a_warning_is_its_message_alone(mlxlm, tmp_path):
+    folder = tiny.checkpoint(tmp_path / "m", a_key_of_nobody=7)
+    done = mlxlm("generate", folder, "Hi", "-m", 2, "-q")
+    assert done.status == 0 and done.err.startswith("warning: ") and "a_key_of_nobody" in done.err
+    assert done.err.count("\n") == 1

@@ -75,6 +75,29 @@ def test_what_is_wrong_is_told_beside_what_is_known(mlxlm, tmp_path):
     assert done.out.count("problem: ") == 2 and "tokenizer" in done.out and "Did you mean 'llama'" in done.out
 
 
+@pytest.fixture
+def small_snapshot(tmp_path, monkeypatch):
+    """The hub's cache with all of a repository but its weights, and no hub to ask."""
+    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / ("a" * 40)
+    tiny.checkpoint(snapshot)
+    (snapshot / "model.safetensors").unlink()
+    index = {"metadata": {"total_size": 428_800}, "weight_map": {"model.norm.weight": "model.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("a" * 40)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_a_repository_is_described_without_its_weights(small_snapshot, mlxlm, model):
+    info, whole = describe("someone/tiny"), describe(model)
+    assert info.downloaded is False and info.problems == () and info.file_bytes == 428_800
+    assert (info.parameters, info.weight_bytes, info.memory_needed) == \
+        (whole.parameters, whole.weight_bytes, whole.memory_needed)
+    assert "429 kB to download" in mlxlm("info", "someone/tiny").out
+
+
 def test_json_says_the_same(mlxlm, model):
     facts = json.loads(mlxlm("info", model, "--json", "--context", 100).out)
     info = describe(model, context=100)
