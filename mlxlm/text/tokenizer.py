@@ -36,6 +36,7 @@ class Tokenizer:
     def __init__(self, backend: Any, settings: Settings, *, extra_eos_ids: Iterable[int] = (),
                  name: str = "tokenizer"):
         self.backend, self.name = backend, name
+        self.configuration: Any = None  # the ModelConfiguration, where `load` made this tokenizer
         self.special_tokens_map = {key: spec.content for key, spec in in_order(settings.named).items()}
         self._extra_special = [spec.content for spec in settings.extra]
         self.chat_template: str | dict[str, str] | None = settings.chat_template

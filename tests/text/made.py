@@ -32,7 +32,7 @@ TEXTS = [
     "\t\r\n",
     "<s>hi</s>", "<|begin_of_text|>x<|eot_id|>", "<bos>a<eos>", "[CLS] dog [SEP] [MASK]", "unknown ☃ ༀ",
     " lead", "trail ", "123456 7", "<|im_start|>user\nHi<|im_end|>\n", "word" * 50, "<unk>", "ﬁ e\u0301 Å",
-    "<s> hi </s> there<s>",
+    "<s> hi </s> there<s>", "a<tool é>b",
 ]
 
 
