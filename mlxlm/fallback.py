@@ -150,9 +150,9 @@ def _contract() -> type:
         """A State over the other package's caches, which don't all count their tokens."""
 
         def __init__(self, caches: Any, offset: int = 0, left_padding: Sequence[int] | None = None):
-            list.__init__(self, caches)
-            self.offset, self.shift = offset, 0
-            self.left_padding = list(left_padding) if left_padding is not None and any(left_padding) else None
+            super().__init__((), left_padding)
+            self.extend(caches)
+            self.offset = offset
 
         @property
         def arrays(self) -> list[Any]:
