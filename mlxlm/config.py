@@ -92,7 +92,8 @@ SYNONYMS = (
     ("hidden_act", "activation_function"),
     ("num_experts", "num_local_experts", "n_routed_experts"),
     ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "num_experts_per_topk"),
-    ("layer_norm_epsilon", "norm_eps", "norm_epsilon", "layer_norm_eps", "rms_norm_eps"),
+    ("layer_norm_epsilon", "norm_eps", "norm_epsilon", "layer_norm_eps", "layernorm_epsilon", "rms_norm_eps"),
+    ("n_shared_experts", "num_shared_experts"),
     ("expand", "mamba_expand"),
 )
 
@@ -271,7 +272,8 @@ def may_matter(name: str, value: Any) -> bool:
 
 
 def _harmless(name: str, value: Any) -> bool:
-    return name in HARMLESS or name.startswith(("_", "summary_")) or _neutral(value) or name.endswith(("token_id", "dropout"))
+    named = name in HARMLESS or name.startswith(("_", "summary_")) or name.endswith(("token_id", "dropout"))
+    return named or _neutral(value)
 
 
 def _judge(name: str, value: Any, known: dict, where: str, model_type: Any) -> None:

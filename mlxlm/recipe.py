@@ -3,15 +3,17 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import mlx.nn as nn
+
 from .config import DecoderConfig
 from .decoder import Backbone, Decoder
 from .errors import ConfigError
 from .layers import Attention, Experts, GatedMLP, GroupedGate, RMSNorm, SparseMoE, gated, make_rope
 
 
-def attention(c: DecoderConfig, **parts) -> Attention:
-    """Attention with the config's heads."""
-    return Attention(c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, **parts)
+def attention(c: DecoderConfig, kind: Callable[..., Attention] = Attention, **parts) -> Attention:
+    """Attention of a ``kind`` with the config's heads."""
+    return kind(c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, **parts)
 
 
 def gated_mlp(c: DecoderConfig, hidden: int | None = None, **parts) -> GatedMLP:
@@ -67,6 +69,12 @@ def decoder(
     layers = [block(i) for i in range(c.num_hidden_layers)]
     inner = backbone(c.vocab_size, c.hidden_size, layers, final_norm(), embed_scale=embed_scale, names=names)
     return Decoder(inner, tied=c.tie_word_embeddings, finish=finish, body=body)
+
+
+def routed_moe(c: DecoderConfig, experts: int, hidden: int, route: Callable) -> SparseMoE:
+    """Experts of ``hidden`` width behind a linear gate whose logits ``route`` reads."""
+    gate = nn.Linear(c.hidden_size, experts, bias=False)
+    return SparseMoE(gate, Experts(c.hidden_size, hidden, experts, glu=gated(c.hidden_act)), route=route)
 
 
 def grouped_moe(c) -> SparseMoE:

@@ -104,7 +104,7 @@ class Attention(nn.Module):
 
     def mix(self, q: mx.array, x: mx.array, cache, step) -> mx.array:
         """What ``q`` (B, L, heads, head_dim) gathers from ``x`` and all before it, as (B, L, heads * head_dim)."""
-        k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+        k, v = self.heads(self.k_proj(x)), self.values(x)
         q, k = self.normed(q, k)
         if self._clip is not None:
             q, k, v = (mx.clip(t, -self._clip, self._clip) for t in (q, k, v))
@@ -114,6 +114,10 @@ class Attention(nn.Module):
         k, v = cache.update_and_fetch(k, v)
         out = self._attend(q, k, v, scale=self.scale, mask=mask, sinks=self.get("sinks"))
         return out.swapaxes(1, 2).flatten(-2)
+
+    def values(self, x: mx.array) -> mx.array:
+        """(B, L, dim) to (B, L, kv_heads, v_dim)."""
+        return self.heads(self.v_proj(x))
 
     def normed(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
         """Queries and keys (B, L, heads, head_dim) after their norms, if the model has them here."""
@@ -126,3 +130,13 @@ class Attention(nn.Module):
     def heads(self, x: mx.array) -> mx.array:
         """(B, L, heads * head_dim) to (B, L, heads, head_dim)."""
         return mx.unflatten(x, -1, (-1, self.head_dim))
+
+
+class LateNormAttention(Attention):
+    """Attention whose norms on queries and keys come after the rope."""
+
+    def normed(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
+        return q, k
+
+    def turned(self, q: mx.array, k: mx.array, step) -> tuple[mx.array, mx.array]:
+        return super().normed(*super().turned(q, k, step))

@@ -13,6 +13,17 @@ class RMSNorm(nn.RMSNorm):
         return ops.rms_norm(x, self.weight, self.eps)
 
 
+class BareRMSNorm(nn.Module):
+    """x / rms(x), without a weight; ``dims`` is not looked at."""
+
+    def __init__(self, dims: int, eps: float):
+        super().__init__()
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return ops.rms_norm(x, None, self.eps)
+
+
 class UnitOffsetRMSNorm(nn.RMSNorm):
     """An RMS norm whose stored weight is the distance from one."""
 

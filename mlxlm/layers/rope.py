@@ -114,7 +114,9 @@ def _longrope(p: Plan, end: int) -> tuple[np.ndarray, float]:
             found=f"{len(factors)} values" if isinstance(factors, list) else repr(factors),
         )
     factor = p.settings.get("factor") or p.max_positions / p.original
-    gain = p.settings.get("attention_factor")
+    gain = p.settings.get("long_mscale" if key == "long_factor" else "short_mscale")
+    if gain is None:
+        gain = p.settings.get("attention_factor")
     if gain is None:
         gain = math.sqrt(1 + math.log(factor) / math.log(p.original)) if factor > 1 else 1.0
     return p.inverse() / np.array(factors, np.float32), float(gain)

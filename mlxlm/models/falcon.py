@@ -30,7 +30,7 @@ class Config(DecoderConfig):
 
     def __post_init__(self):
         groups = self.new_decoder_architecture or not self.multi_query
-        self.num_key_value_heads = self.num_kv_heads if groups else 1
+        self.num_key_value_heads = (self.num_kv_heads or self.num_attention_heads) if groups else 1
         super().__post_init__()
         self.intermediate_size = self.ffn_hidden_size or 4 * self.hidden_size
         if self.new_decoder_architecture:

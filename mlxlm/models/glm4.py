@@ -16,8 +16,9 @@ class Block(PreNorm):
         self.post_self_attn_layernorm, self.post_mlp_layernorm = norm(), norm()
 
     def __call__(self, x, cache, step):
-        x = x + self.post_self_attn_layernorm(self.self_attn(self.input_layernorm(x), cache, step))
-        return x + self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(x)))
+        mixer, mlp, before, between = (self[name] for name in self._names)
+        x = x + self.post_self_attn_layernorm(mixer(before(x), cache, step))
+        return x + self.post_mlp_layernorm(mlp(between(x)))
 
 
 ARCHITECTURE = Architecture(glm.Config, partial(glm.build, shape=Block), (FUSED_MLP,))

@@ -32,8 +32,8 @@ class TwoNorms(PreNorm):
     """x + mix(norm(x)) + mlp(other_norm(x))."""
 
     def __call__(self, x, cache, step):
-        mixed = self.self_attn(self.input_layernorm(x), cache, step)
-        return x + mixed + self.mlp(self.post_attention_layernorm(x))
+        mixer, mlp, before, beside = (self[name] for name in self._names)
+        return x + mixer(before(x), cache, step) + mlp(beside(x))
 
 
 def build(c: Config) -> Decoder:

@@ -25,8 +25,16 @@ def windows(c: Config) -> list[int | None]:
     return [c.sliding_window if kind == "sliding_attention" else None for kind in kinds]
 
 
-def build(c: Config, *, qkv_bias: bool = False, head_norm: Callable | None = None) -> Decoder:
-    norm, rope, window = recipe.norm(c), recipe.rope(c), windows(c)
+def build(
+    c: Config,
+    *,
+    qkv_bias: bool = False,
+    out_bias: bool | None = None,
+    head_norm: Callable | None = None,
+    interleaved: bool = False,
+) -> Decoder:
+    """``qkv_bias`` and ``out_bias`` where attention_bias doesn't say it all; ``interleaved`` is the rope's pairing."""
+    norm, rope, window = recipe.norm(c), recipe.rope(c, interleaved=interleaved), windows(c)
 
     def block(i: int) -> PreNorm:
         attention = recipe.attention(
@@ -36,7 +44,7 @@ def build(c: Config, *, qkv_bias: bool = False, head_norm: Callable | None = Non
             q_norm=head_norm(c.head_dim, c.rms_norm_eps) if head_norm else None,
             k_norm=head_norm(c.head_dim, c.rms_norm_eps) if head_norm else None,
             bias=c.attention_bias or qkv_bias,
-            out_bias=c.attention_bias,
+            out_bias=c.attention_bias if out_bias is None else out_bias,
         )
         return PreNorm(attention, recipe.gated_mlp(c, bias=c.mlp_bias), norm)
 

@@ -15,6 +15,19 @@ MOE = dict(num_experts=8, num_experts_per_tok=3, intermediate_size=32)
 LOCAL = dict(num_local_experts=8, num_experts_per_tok=3, intermediate_size=64)
 KINDS3 = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
 NO_TYPE = "has no such type"
+MOE_HALF = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=32)
+ERNIE = dict(moe_num_experts=8, moe_k=3, moe_intermediate_size=32, moe_num_shared_experts=2)
+PHIMOE = dict(num_local_experts=8, num_experts_per_tok=2, intermediate_size=64)
+MSCALES = dict(
+    rope_type="longrope",
+    rope_theta=10000.0,
+    original_max_position_embeddings=16,
+    short_mscale=1.2,
+    long_mscale=1.3,
+    short_factor=[1.0 + i / 8 for i in range(8)],
+    long_factor=[1.0 + i / 8 for i in range(8)],
+)
+APERTUS = dict(rope_parameters=LLAMA3, mlp_bias=False, qk_norm=True, post_norm=False)
 WINDOW = "ignores sliding_window"
 
 CASES = [
@@ -201,5 +214,121 @@ CASES = [
         ),
         drop=FALCON,
         mlx_lm_wrong=NO_TYPE,
+    ),
+    Case("helium", "plain", dict(head_dim=16)),
+    Case(
+        "helium",
+        "biases-tied",
+        dict(head_dim=16, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+        mlx_lm_wrong="has no biases in the MLP",
+    ),
+    Case("exaone4", "pattern", dict(head_dim=16, sliding_window=5), mlx_lm_wrong="takes the pattern as letters only"),
+    Case(
+        "exaone4",
+        "letters",
+        dict(
+            head_dim=16,
+            sliding_window=5,
+            sliding_window_pattern="LLLG",
+            layer_types=["sliding_attention"] * 3 + ["full_attention"],
+        ),
+    ),
+    Case(
+        "exaone4",
+        "no-window-llama3-tied",
+        dict(
+            head_dim=16,
+            sliding_window=None,
+            layer_types=["full_attention"] * 4,
+            rope_parameters=LLAMA3,
+            tie_word_embeddings=True,
+        ),
+    ),
+    Case("seed_oss", "plain", dict(head_dim=24)),
+    Case(
+        "seed_oss",
+        "out-bias-tied",
+        dict(head_dim=16, attention_out_bias=True, mlp_bias=True, attention_bias=False, tie_word_embeddings=True),
+        mlx_lm_wrong="can't be quantized when it is tied",
+    ),
+    Case("apertus", "plain", dict(APERTUS)),
+    Case(
+        "apertus",
+        "biases-tied",
+        dict(APERTUS, attention_bias=True, tie_word_embeddings=True),
+        mlx_lm_wrong="has no biases",
+    ),
+    Case("nanochat", "plain", mlx_lm_wrong="reads the original release's names only"),
+    Case(
+        "nanochat",
+        "softcap-odd-heads-tied",
+        dict(ODD, final_logit_softcapping=2.0, tie_word_embeddings=True),
+        mlx_lm_wrong="reads the original release's names only",
+    ),
+    Case("hunyuan_v1_dense", "plain", dict(head_dim=24)),
+    Case(
+        "hunyuan_v1_dense",
+        "alpha-biases-tied",
+        dict(
+            head_dim=16,
+            attention_bias=True,
+            tie_word_embeddings=True,
+            rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, alpha=50.0, factor=1.0),
+        ),
+    ),
+    Case("mixtral", "plain", LOCAL),
+    Case(
+        "mixtral",
+        "window-tied-head-dim",
+        dict(LOCAL, sliding_window=5, tie_word_embeddings=True, head_dim=24),
+        mlx_lm_wrong=WINDOW,
+    ),
+    Case("qwen2_moe", "plain", dict(MOE_HALF, shared_expert_intermediate_size=48)),
+    Case(
+        "qwen2_moe",
+        "normalised-some-dense-window",
+        dict(
+            MOE_HALF,
+            shared_expert_intermediate_size=48,
+            norm_topk_prob=True,
+            decoder_sparse_step=2,
+            mlp_only_layers=[3],
+            qkv_bias=False,
+            use_sliding_window=True,
+            sliding_window=5,
+            max_window_layers=2,
+        ),
+        mlx_lm_wrong="has experts in every layer",
+    ),
+    Case("phimoe", "plain", PHIMOE, mlx_lm_wrong="needs longrope"),
+    Case(
+        "phimoe",
+        "longrope-biases-window",
+        dict(
+            PHIMOE,
+            attention_bias=True,
+            lm_head_bias=True,
+            sliding_window=9,
+            rope_parameters=MSCALES,
+            router_jitter_noise=0.1,
+        ),
+        by_length=True,
+        mlx_lm_wrong=WINDOW,
+    ),
+    Case("ernie4_5", "plain", dict(head_dim=24)),
+    Case("ernie4_5", "biases-untied", dict(head_dim=16, use_bias=True, tie_word_embeddings=False)),
+    Case("ernie4_5_moe", "steered", ERNIE, mlx_lm_wrong="drops the steering bias"),
+    Case(
+        "ernie4_5_moe",
+        "interval-no-shared",
+        dict(
+            ERNIE,
+            moe_num_shared_experts=0,
+            moe_layer_interval=2,
+            moe_layer_end_index=2,
+            moe_layer_start_index=0,
+            tie_word_embeddings=False,
+        ),
+        mlx_lm_wrong="drops the steering bias",
     ),
 ]
