@@ -1,7 +1,7 @@
 """Checks of arguments: a GenerationError names the argument, what was found and what was expected."""
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 
 from ..errors import GenerationError
@@ -23,6 +23,20 @@ def integer(name: str, value, low: float = -math.inf, high: float = math.inf) ->
     if not low <= int(value) <= high:
         raise _refused("out of range", name, value, "a whole number", low, high)
     return int(value)
+
+
+def several(name: str, values, of: str) -> list:
+    """A list of what is listed, none for None; text isn't a list. ``of`` says what the items should be."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable | None):
+        raise GenerationError("not a list", where=name, found=shown(values), expected=f"a list of {of}")
+    return list(values or ())
+
+
+def function(name: str, value) -> Callable | None:
+    """A function, or None."""
+    if value is not None and not callable(value):
+        raise GenerationError("not a function", where=name, found=shown(value))
+    return value
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str | None = None) -> GenerationError:

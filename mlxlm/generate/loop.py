@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from ..cache import State
 from ..errors import GenerationError
-from .checks import integer, shown
+from .checks import function, integer, several, shown
 from .interrupt import DeferredInterrupt
 from .logits import LogitsProcessor
 from .memory import wired_memory
@@ -57,16 +57,22 @@ class TokenIterator:
     of a step. Raises GenerationError for bad arguments.
     """
 
-    def __init__(self, prompt, model, *, max_tokens: int | None = 256, sampler: Sampler | None = None,
+    def __init__(self, prompt, model: Any, *, max_tokens: int | None = 256, sampler: Sampler | None = None,
                  logits_processors: Sequence[LogitsProcessor] | None = None, cache=None,
                  max_kv_size: int | None = None, prefill_step_size: int = 512,
                  prompt_progress_callback: Callable[[int, int], Any] | None = None,
                  beyond_context: bool = False, cancel: Callable[[], bool] | None = None):
-        self.model, self.sampler = model, sampler or greedy
-        self.processors = list(logits_processors or ())
+        if not callable(model) or not hasattr(model, "make_cache"):
+            raise GenerationError("not a model", where="model", found=shown(model),
+                                  expected="the first of the two things that mlxlm.load returns")
+        self.model: Any = model
+        self.sampler = function("sampler", sampler) or greedy
+        self.processors = several("logits_processors", logits_processors, "functions")
+        for process in self.processors:
+            function("logits_processors", process)
         self.chunk = integer("prefill_step_size", prefill_step_size, 1)
-        self.progress = prompt_progress_callback or (lambda processed, total: None)
-        self.cancelled = cancel or (lambda: False)
+        self.progress = function("prompt_progress_callback", prompt_progress_callback) or (lambda done, total: None)
+        self.cancelled = function("cancel", cancel) or (lambda: False)
         self.prompt = token_ids(prompt, vocab_size(model))
         self.cache = _make_cache(model, max_kv_size) if cache is None else cache
         self.cached_tokens = offset(self.cache)
@@ -194,6 +200,9 @@ def context_size(model) -> int | None:
 def offset(cache) -> int:
     """The number of tokens that a cache has seen; for a plain list, the most that a layer of it has."""
     own = getattr(cache, "offset", None)
+    if own is None and not isinstance(cache, (list, tuple)):
+        raise GenerationError("not a cache", where="cache", found=shown(cache),
+                              expected="what model.make_cache() returns")
     return int(own) if own is not None else max((int(getattr(c, "offset", 0)) for c in cache), default=0)
 
 

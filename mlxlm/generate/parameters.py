@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..errors import GenerationError
-from .checks import integer, shown, unknown
+from .checks import function, integer, several, shown, unknown
 from .logits import LogitsProcessor, make_logits_processors
 from .sample import Sampler, make_sampler
 
@@ -64,6 +64,7 @@ class GenerateParameters:
 
     def __post_init__(self):
         integer("top_logprobs", self.top_logprobs, 0)
+        function("cancel", getattr(self.cancel, "is_set", self.cancel))
         if self.sampler is not None and (also := [name for name in _SAMPLING if self._is_set(name)]):
             raise GenerationError(f"a sampler was given, so {', '.join(also)} would have no effect",
                                   where="sampler", hint="Give one or the other.")
@@ -90,7 +91,7 @@ class GenerateParameters:
 
     def make_logits_processors(self) -> list[LogitsProcessor]:
         own = make_logits_processors(**{name: getattr(self, name) for name in _PENALTIES})
-        return own + list(self.logits_processors or ())
+        return own + several("logits_processors", self.logits_processors, "functions")
 
     def loop_arguments(self) -> dict[str, Any]:
         """The keywords of `TokenIterator`."""
@@ -99,10 +100,10 @@ class GenerateParameters:
 
     def cancelled(self) -> bool:
         ask = getattr(self.cancel, "is_set", self.cancel)
-        return bool(ask and ask())
+        return ask is not None and bool(ask())
 
     def stop_strings(self) -> list[str]:
-        strings = [self.stop] if isinstance(self.stop, str) else list(self.stop)
+        strings = [self.stop] if isinstance(self.stop, str) else several("stop", self.stop, "strings")
         for string in strings:
             if not isinstance(string, str) or not string:
                 raise GenerationError("not a stop string", where="stop", found=shown(string),

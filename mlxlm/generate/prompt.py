@@ -25,6 +25,8 @@ def prompt_ids(tokenizer, prompt, tools: Sequence[Any] | None = None,
     A string is encoded as it is, with the tokenizer's BOS unless it starts with it; a list of messages
     (dicts) goes through the chat template; ids stay what they are.
     """
+    if template_kwargs is not None and not isinstance(template_kwargs, Mapping):
+        raise GenerationError("not a mapping", where="template_kwargs", found=shown(template_kwargs))
     if isinstance(prompt, str):
         return token_ids(_encode(tokenizer, prompt))
     if isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 
 from ..errors import GenerationError
-from .checks import integer, number, shown
+from .checks import integer, number, several, shown
 
 Sampler = Callable[[mx.array], mx.array]
 
@@ -35,18 +35,20 @@ def make_sampler(temp: float = 0.0, top_p: float = 0.0, min_p: float = 0.0, min_
     keep, top_k = integer("min_tokens_to_keep", min_tokens_to_keep, 1), integer("top_k", top_k, -1)
     often = number("xtc_probability", xtc_probability, 0, 1)
     above = number("xtc_threshold", xtc_threshold, 0, 0.5)
-    special = [integer("xtc_special_tokens", token, 0) for token in xtc_special_tokens or ()]
+    special = several("xtc_special_tokens", xtc_special_tokens, "token ids")
+    special = [integer("xtc_special_tokens", token, 0) for token in special]
     keys = RandomKeys(seed)
     if temp == 0:
         return greedy
+    shortlist = top_k if often == 0 else 0
     filters: list[Callable[[mx.array], mx.array]] = []
     if 0 < top_p < 1:
-        filters.append(lambda logprobs: apply_top_p(logprobs, top_p))
+        filters.append(lambda logprobs: apply_top_p(logprobs, top_p, mass=1.0 if shortlist > 0 else None))
     if min_p > 0:
         filters.append(lambda logprobs: apply_min_p(logprobs, min_p, keep))
     if often > 0:
         filters.append(lambda logprobs: apply_xtc(logprobs, often, above, special, keys()))
-    if top_k > 0:
+    if top_k > 0 and not shortlist > 0:
         filters.append(lambda logprobs: apply_top_k(logprobs, top_k))
 
     def sample(logprobs: mx.array) -> mx.array:
@@ -54,7 +56,23 @@ def make_sampler(temp: float = 0.0, top_p: float = 0.0, min_p: float = 0.0, min_
             logprobs = keep_likely(logprobs)
         return mx.random.categorical(logprobs * (1 / temp), key=keys())
 
-    return sample
+    return _among_likeliest(shortlist, sample) if shortlist > 0 else sample
+
+
+def _among_likeliest(count: int, sample: Sampler) -> Sampler:
+    """``sample``, shown the likeliest tokens alone.
+
+    Top-p and min-p keep the front of the ranking, as top-k does, so it may go first: the same tokens are left, and
+    sorting and drawing no longer take the whole vocabulary.
+    """
+    def sample_likeliest(logprobs: mx.array) -> mx.array:
+        if count >= logprobs.shape[-1]:
+            return sample(logprobs)
+        likeliest = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[..., :count]
+        chosen = sample(mx.take_along_axis(logprobs, likeliest, axis=-1))
+        return mx.take_along_axis(likeliest, chosen[..., None], axis=-1).squeeze(-1)
+
+    return sample_likeliest
 
 
 class RandomKeys:
@@ -84,12 +102,15 @@ def log_softmax(logits: mx.array) -> mx.array:
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
-def apply_top_p(logprobs: mx.array, top_p: float) -> mx.array:
-    """Keeps the fewest likeliest tokens whose probabilities add up to ``top_p``, and ties of the last."""
+def apply_top_p(logprobs: mx.array, top_p: float, mass: float | None = None) -> mx.array:
+    """Keeps the fewest likeliest tokens whose probabilities add up to ``top_p``, and ties of the last.
+
+    ``mass`` is that of the whole distribution where ``logprobs`` are only the likeliest part of it.
+    """
     descending = -mx.sort(-logprobs, axis=-1)
     probs = mx.exp(descending)
     before = mx.cumsum(probs, axis=-1, inclusive=False)
-    kept = before < top_p * probs.sum(axis=-1, keepdims=True)
+    kept = before < top_p * (probs.sum(axis=-1, keepdims=True) if mass is None else mass)
     return _at_least(logprobs, mx.where(kept, descending, math.inf).min(axis=-1, keepdims=True))
 
 

@@ -111,7 +111,8 @@ PROBS = [0.35, 0.25, 0.15, 0.1, 0.08, 0.04, 0.02, 0.01]
 
 @pytest.mark.parametrize(("options", "alive"), [
     ({}, 8), ({"top_k": 3}, 3), ({"top_p": 0.7}, 3), ({"min_p": 0.1}, 6), ({"top_p": 0.9, "top_k": 2}, 2),
-    ({"top_p": 1.0, "top_k": -1}, 8), ({"min_p": 0.9, "min_tokens_to_keep": 5}, 5),
+    ({"top_p": 1.0, "top_k": -1}, 8), ({"min_p": 0.9, "min_tokens_to_keep": 5}, 5), ({"top_p": 0.7, "top_k": 5}, 3),
+    ({"top_p": 0.7, "top_k": 100}, 3), ({"min_p": 0.1, "top_k": 7}, 6), ({"min_p": 0.1, "top_k": 4, "top_p": 0.99}, 4),
 ])
 @pytest.mark.parametrize("temp", [0.5, 1.0, 2.0])
 def test_sampling_follows_the_distribution(options, alive, temp):
@@ -125,6 +126,19 @@ def test_filters_apply_before_the_temperature():
     # At temperature 4 the first token has a fifth of the mass; the nucleus is that of temperature 1 all the same.
     observed = counts(make_sampler(4.0, top_p=0.3, seed=1), PROBS, 500)
     assert observed[0] == 500
+
+
+@pytest.mark.parametrize("options", [{"top_p": 0.8, "top_k": 30}, {"top_p": 0.8, "min_p": 0.02, "top_k": 6}])
+def test_all_filters_together_leave_what_each_of_them_leaves(options):
+    logprobs = random_logprobs(1, 300, 21)
+    probs = np.exp(logprobs[0].astype(np.float64))
+    left = nucleus(logprobs[0], options["top_p"]) & set(np.argsort(-probs)[:options["top_k"]].tolist())
+    left &= set(np.flatnonzero(probs >= options.get("min_p", 0) * probs.max()).tolist())
+    expected = np.where(np.isin(np.arange(300), list(left)), probs, 0)
+    rows = mx.array(np.tile(logprobs, (20000, 1)))
+    observed = np.bincount(np.array(make_sampler(1.0, seed=2, **options)(rows)), minlength=300)
+    assert set(np.flatnonzero(observed).tolist()) == left
+    assert chi_square(observed, expected) < 75  # 99.99 % are below that with 30 degrees of freedom
 
 
 def test_temperature_zero_takes_the_likeliest_whatever_the_rest_says():

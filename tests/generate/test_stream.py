@@ -140,6 +140,15 @@ def test_a_processor_with_a_tokenizer_will_do():
      "sampler: a sampler was given, so top_k, seed would have no effect. Give one or the other."),
     (PROMPT, {"stop": [""]}, "stop: not a stop string; found ''"),
     (PROMPT, {"stop": [5]}, "stop: not a stop string; found 5"),
+    (PROMPT, {"stop": 5}, "stop: not a list; found 5; expected a list of strings"),
+    (PROMPT, {"cancel": 1}, "cancel: not a function; found 1"),
+    (PROMPT, {"sampler": "greedy"}, "sampler: not a function; found 'greedy'"),
+    (PROMPT, {"logits_processors": len}, "logits_processors: not a list; found"),
+    (PROMPT, {"logits_processors": [5]}, "logits_processors: not a function; found 5"),
+    (PROMPT, {"prompt_progress_callback": 5}, "prompt_progress_callback: not a function; found 5"),
+    (PROMPT, {"xtc_special_tokens": 5}, "xtc_special_tokens: not a list; found 5; expected a list of token ids"),
+    (PROMPT, {"cache": 5}, "cache: not a cache; found 5; expected what model.make_cache() returns"),
+    ([{"role": "user"}], {"template_kwargs": 5}, "template_kwargs: not a mapping; found 5"),
     (PROMPT, {"top_logprobs": -1}, "top_logprobs: out of range"),
     (PROMPT, {"max_tokens": "many"}, "max_tokens: not a whole number; found 'many'"),
 ])
@@ -160,6 +169,8 @@ def test_an_unknown_argument_names_the_closest(name, close):
 
 
 def test_other_wrong_things_are_explained():
+    with pytest.raises(GenerationError, match="model: not a model; found 'some/model'; expected the first of"):
+        generate("some/model", ByteTokenizer(), "hi")
     with pytest.raises(GenerationError, match="processor: not a tokenizer; found dict"):
         generate(SumModel(), {}, "hi")
 
