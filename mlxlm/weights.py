@@ -253,6 +253,17 @@ def stacked(*projections: str, old: str = "mlp.experts.*", new: str = "mlp.switc
     return tuple(Stack(f"{old}.{p}", f"{new}.{p}") for p in projections)
 
 
+def expert_rules(at: str, apart: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"), to: str = "switch_mlp"):
+    """Experts of the module ``at``, kept one by one under the names ``apart`` or in fused tensors, to ``at.to``."""
+    ours = ("gate_proj", "up_proj", "down_proj")
+    return (
+        *(Stack(f"{at}.experts.*.{old}", f"{at}.{to}.{new}") for old, new in zip(apart, ours, strict=True)),
+        Suffix(f"{at}.experts.gate_up_proj", f"{at}.{to}.gate_up_proj.weight"),
+        Suffix(f"{at}.experts.down_proj", f"{at}.{to}.down_proj.weight"),
+        Split(f"{to}.gate_up_proj", (f"{to}.gate_proj", f"{to}.up_proj")),
+    )
+
+
 # Experts as transformers 5 keeps them in memory: one tensor for gate and up, and tensors without ``.weight``.
 FUSED_EXPERTS = (
     Suffix("mlp.experts.gate_up_proj", "mlp.switch_mlp.gate_up_proj.weight"),

@@ -91,27 +91,32 @@ class LatentAttention(nn.Module):
     def make_cache(self) -> KVCache:
         return KVCache()
 
-    def queries(self, x: mx.array) -> mx.array:
-        """(B, L, dim) to (B, heads, L, nope_dim + rope_dim)."""
-        q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if "q_a_proj" in self else self.q_proj(x)
-        return mx.unflatten(q, -1, (self.heads, -1)).swapaxes(1, 2)
+    def squeezed(self, x: mx.array) -> mx.array:
+        """What the queries are made of: ``x`` in fewer dims, or itself."""
+        return self.q_a_layernorm(self.q_a_proj(x)) if "q_a_proj" in self else x
 
     def __call__(self, x: mx.array, cache, step) -> mx.array:
-        q_nope, q_pe = mx.split(self.queries(x), [self.nope_dim], axis=-1)
+        return self.mix(x, self.squeezed(x), cache, step, step.mask(cache, array=True))
+
+    def mix(self, x: mx.array, squeezed: mx.array, cache, step, mask: mx.array | None) -> mx.array:
+        """The layer's output (B, L, dim), where each query attends to what ``mask`` lets it see."""
+        q = (self.q_b_proj if "q_b_proj" in self else self.q_proj)(squeezed)
+        q = mx.unflatten(q, -1, (self.heads, -1)).swapaxes(1, 2)
+        q_nope, q_pe = mx.split(q, [self.nope_dim], axis=-1)
         latent, k_pe = mx.split(self.kv_a_proj_with_mqa(x)[:, None], [self.kv_rank], axis=-1)
         q_pe, k_pe = self._rope(q_pe, step), self._rope(k_pe, step)
-        mask = step.mask(cache, array=True)
         latent, k_pe = cache.update_and_fetch(self.kv_a_layernorm(latent), k_pe)
         bias = (q_pe * self.scale) @ k_pe.swapaxes(-1, -2)
         if mask is not None:
             bias = mx.where(mask, bias, mx.array(mx.finfo(bias.dtype).min, bias.dtype))
-        if x.shape[1] == 1:
-            out = ops.attention(self.embed_q(q_nope), latent, latent, scale=self.scale, mask=bias)
-            out = self.unembed_out(out)
-        else:
-            k, v = self.embed_q(latent, transpose=False), self.unembed_out(latent)
-            out = ops.attention(q_nope, k, v, scale=self.scale, mask=bias)
-        return self.o_proj(out.swapaxes(1, 2).flatten(-2))
+        return self.o_proj(self.gathered(q_nope, latent, bias).swapaxes(1, 2).flatten(-2))
+
+    def gathered(self, q: mx.array, latent: mx.array, bias: mx.array) -> mx.array:
+        """What q (B, heads, L, nope_dim) gathers from the latents (B, 1, S, kv_rank), as (B, heads, L, v_dim)."""
+        if q.shape[2] == 1:
+            return self.unembed_out(ops.attention(self.embed_q(q), latent, latent, scale=self.scale, mask=bias))
+        k, v = self.embed_q(latent, transpose=False), self.unembed_out(latent)
+        return ops.attention(q, k, v, scale=self.scale, mask=bias)
 
 
 def absorb_kv(weights: dict[str, mx.array], config) -> dict[str, mx.array]:

@@ -28,17 +28,18 @@ def pick_biased(
     *,
     groups: int = 1,
     keep_groups: int = 1,
+    group_best: int = 2,
     normalise: bool = True,
     scale: float = 1.0,
     eps: float = 1e-20,
 ) -> tuple[mx.array, mx.array]:
     """The ``k`` best by ``scores`` (..., experts) and a bias that only steers the choice, and their weights.
 
-    Of ``groups`` of experts ``keep_groups`` stay in the race; a group is worth its two best experts (DeepSeek V3).
+    Of ``groups`` of experts ``keep_groups`` stay in the race; a group is worth its ``group_best`` best experts.
     """
     choice = scores if bias is None else scores + bias
     if groups > 1:
-        choice = _losers_out(choice, groups, keep_groups)
+        choice = _losers_out(choice, groups, keep_groups, group_best)
     picks = mx.argpartition(-choice, kth=k - 1, axis=-1)[..., :k]
     weights = mx.take_along_axis(scores, picks, axis=-1)
     if normalise:
@@ -46,10 +47,10 @@ def pick_biased(
     return picks, weights * scale
 
 
-def _losers_out(choice: mx.array, groups: int, keep: int) -> mx.array:
+def _losers_out(choice: mx.array, groups: int, keep: int, best: int) -> mx.array:
     """``choice`` with the experts of the losing groups at minus infinity."""
     choice = mx.unflatten(choice, -1, (groups, -1))
-    worth = mx.topk(choice, min(2, choice.shape[-1]), axis=-1).sum(-1)
+    worth = mx.topk(choice, min(best, choice.shape[-1]), axis=-1).sum(-1)
     kept = mx.argpartition(-worth, kth=keep - 1, axis=-1)[..., :keep]
     mask = mx.put_along_axis(mx.zeros(worth.shape, mx.bool_), kept, mx.array(True), axis=-1)
     return mx.where(mask[..., None], choice, -mx.inf).flatten(-2)
@@ -115,7 +116,7 @@ class SharedGateMoE(SparseMoE):
         self.shared_expert_gate = nn.Linear(gate.weight.shape[1], 1, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.chosen(x) + mx.sigmoid(self.shared_expert_gate(x)) * self.shared_expert(x)
+        return self.chosen(x) + mx.sigmoid(self.shared_expert_gate(x)) * self["shared_expert"](x)
 
 
 class BiasedMoE(SparseMoE):

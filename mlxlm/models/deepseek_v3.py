@@ -28,6 +28,7 @@ class Config(DecoderConfig):
     routed_scaling_factor: float = 1.0
     first_k_dense_replace: int = 0
     moe_layer_freq: int = 1
+    mlp_layer_types: list[str] | None = None  # stands before the two above
     attention_bias: bool = False
     rope_interleave: bool = True
     qk_head_dim: int | None = None  # the sum of its two parts; said again in some configs
@@ -39,25 +40,35 @@ class Config(DecoderConfig):
         recipe.only(self, scoring_func="sigmoid", topk_method="noaux_tc")
 
 
+def latent(c, kind: type[LatentAttention] = LatentAttention, **more) -> LatentAttention:
+    """Latent attention of the config's ranks and dims."""
+    return kind(
+        c.hidden_size,
+        c.num_attention_heads,
+        q_rank=c.q_lora_rank,
+        kv_rank=c.kv_lora_rank,
+        nope_dim=c.qk_nope_head_dim,
+        rope_dim=c.qk_rope_head_dim,
+        v_dim=c.v_head_dim,
+        scale=attention_scale(c),
+        bias=c.attention_bias,
+        **more,
+    )
+
+
+def sparse_layers(c) -> list[bool]:
+    """Which layers have experts."""
+    if c.mlp_layer_types is not None:
+        return [kind == "sparse" for kind in c.mlp_layer_types]
+    return [i >= c.first_k_dense_replace and i % c.moe_layer_freq == 0 for i in range(c.num_hidden_layers)]
+
+
 def build(c: Config) -> Decoder:
-    norm = recipe.norm(c)
-    rope = recipe.rope(c, dims=c.qk_rope_head_dim, interleaved=c.rope_interleave)
+    norm, rope = recipe.norm(c), recipe.rope(c, dims=c.qk_rope_head_dim, interleaved=c.rope_interleave)
+    sparse = sparse_layers(c)
 
     def block(i: int) -> PreNorm:
-        attention = LatentAttention(
-            c.hidden_size,
-            c.num_attention_heads,
-            q_rank=c.q_lora_rank,
-            kv_rank=c.kv_lora_rank,
-            nope_dim=c.qk_nope_head_dim,
-            rope_dim=c.qk_rope_head_dim,
-            v_dim=c.v_head_dim,
-            rope=rope,
-            scale=attention_scale(c),
-            bias=c.attention_bias,
-        )
-        sparse = i >= c.first_k_dense_replace and i % c.moe_layer_freq == 0
-        return PreNorm(attention, recipe.grouped_moe(c) if sparse else recipe.gated_mlp(c), norm)
+        return PreNorm(latent(c, rope=rope), recipe.grouped_moe(c) if sparse[i] else recipe.gated_mlp(c), norm)
 
     return recipe.decoder(c, block, norm)
 
@@ -70,6 +81,5 @@ def attention_scale(c: Config) -> float:
     return scale
 
 
-ARCHITECTURE = Architecture(
-    Config, build, (*stacked("gate_proj", "up_proj", "down_proj"), *FUSED_EXPERTS), (absorb_kv,)
-)
+NAMES = (*stacked("gate_proj", "up_proj", "down_proj"), *FUSED_EXPERTS)
+ARCHITECTURE = Architecture(Config, build, NAMES, (absorb_kv,))

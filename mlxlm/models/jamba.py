@@ -10,7 +10,7 @@ from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..layers import Experts, Mamba, PreNorm, RMSNorm, SparseMoE, activation, gated, top_k
-from ..weights import Each, Rename, Split, Suffix, conv1d_to_mlx, stacked
+from ..weights import Each, Rename, conv1d_to_mlx, expert_rules
 
 
 @dataclass(kw_only=True)
@@ -75,13 +75,5 @@ def build(c: Config) -> Decoder:
     return recipe.decoder(c, block, norm, names=("embed_tokens", "final_layernorm"))
 
 
-# Like FUSED_EXPERTS and stacked(), under this family's name for the MLP.
-NAMES = (
-    *stacked("gate_proj", "up_proj", "down_proj", old="feed_forward.experts.*", new="feed_forward.switch_mlp"),
-    Suffix("feed_forward.experts.gate_up_proj", "feed_forward.switch_mlp.gate_up_proj.weight"),
-    Suffix("feed_forward.experts.down_proj", "feed_forward.switch_mlp.down_proj.weight"),
-    Split("switch_mlp.gate_up_proj", ("switch_mlp.gate_proj", "switch_mlp.up_proj")),
-)
-ARCHITECTURE = Architecture(
-    Config, build, (Rename("^model.norm", "model.final_layernorm"), *NAMES), (Each("conv1d.weight", conv1d_to_mlx),)
-)
+NAMES = (Rename("^model.norm", "model.final_layernorm"), *expert_rules("feed_forward"))
+ARCHITECTURE = Architecture(Config, build, NAMES, (Each("conv1d.weight", conv1d_to_mlx),))

@@ -8,8 +8,8 @@ from .. import recipe
 from ..architecture import Architecture
 from ..decoder import Decoder
 from ..layers import BiasedMoE, Experts
-from ..weights import Rename, Stack
-from . import jamba, lfm2
+from ..weights import Rename, expert_rules
+from . import lfm2
 
 WS = (("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj"))
 
@@ -45,8 +45,7 @@ def build(c: Config) -> Decoder:
 
 NAMES = (
     *lfm2.NAMES,
-    *(Stack(f"feed_forward.experts.*.{w}", f"feed_forward.switch_mlp.{name}") for w, name in WS),
+    *expert_rules("feed_forward", ("w1", "w3", "w2")),
     *(Rename(f"feed_forward.{w}", f"feed_forward.{name}") for w, name in WS),
-    *jamba.NAMES,
 )
 ARCHITECTURE = Architecture(Config, build, NAMES, lfm2.VALUES)

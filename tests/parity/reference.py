@@ -144,6 +144,8 @@ def save_old_config(source: Path, folder: Path) -> Path:
 def old_config(config: dict[str, Any]) -> dict[str, Any]:
     """A config of transformers 5 in transformers 4's words."""
     config = dict(config)
+    if config["model_type"] == "mimo_v2_flash":
+        config = mimo_config(config)
     rope = config.pop("rope_parameters", None) or {}
     if "full_attention" in rope:
         config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
@@ -164,4 +166,18 @@ def old_config(config: dict[str, Any]) -> dict[str, Any]:
     if config["model_type"] == "granitemoehybrid":
         config["layer_types"] = [OLD_KINDS[kind] for kind in config["layer_types"]]
     config["torch_dtype"] = config.pop("dtype", "float32")
+    return config
+
+
+def mimo_config(config: dict[str, Any]) -> dict[str, Any]:
+    """MiMo V2 Flash's config in its makers' words."""
+    config = dict(config)
+    rope, kinds = config["rope_parameters"], config.pop("layer_types")
+    config["rope_parameters"] = rope["full_attention"]
+    config["swa_rope_theta"] = rope["sliding_attention"]["rope_theta"]
+    config["hybrid_layer_pattern"] = [int(kind == "sliding_attention") for kind in kinds]
+    config["moe_layer_freq"] = [int(kind == "sparse") for kind in config.pop("mlp_layer_types")]
+    config["sliding_window_size"] = config["sliding_window"] - 1
+    config["swa_num_key_value_heads"] = 2 * config["num_key_value_heads"]
+    config["layernorm_epsilon"] = config.pop("rms_norm_eps")
     return config
