@@ -213,6 +213,7 @@ def _placed(path: Path, data: mmap.mmap | bytes, end: int, metadata: dict, table
         raise ConfigError("general.alignment must be a power of two", where=path, found=alignment)
     start = -(-end // alignment) * alignment
     tensors: dict[str, Tensor] = {}
+    reached = 0
     for name, shape, kind, offset in table:
         where = f"{path}: {name}"
         if name in tensors:
@@ -225,10 +226,12 @@ def _placed(path: Path, data: mmap.mmap | bytes, end: int, metadata: dict, table
             raise WeightError("the tensor's shape doesn't fit its type", where=where, found=f"{shape} in {block.name}",
                               expected=f"rows of a multiple of {block.weights}")
         row_bytes, rows = row // block.weights * block.bytes, math.prod(shape[:-1])
-        if offset % alignment or start + offset + rows * row_bytes > len(data):
-            raise WeightError("the tensor lies beyond the file's end, or between two places", where=where,
-                              found=f"bytes {start + offset} to {start + offset + rows * row_bytes} of {len(data)}",
-                              hint=PULL_AGAIN)
+        if offset != reached:  # the format has them side by side, so that none shares its bytes with another
+            raise WeightError("the tensor's offset can't be right", where=where, found=offset, expected=reached)
+        reached = -(-(offset + rows * row_bytes) // alignment) * alignment
+        if start + offset + rows * row_bytes > len(data):
+            raise WeightError("the tensor lies beyond the file's end", where=where, hint=PULL_AGAIN,
+                              found=f"bytes {start + offset} to {start + offset + rows * row_bytes} of {len(data)}")
         view = np.frombuffer(data, np.uint8, rows * row_bytes, start + offset).reshape(rows, row_bytes)
         tensors[name] = Tensor(path, name, shape, block, view)
     return tensors
