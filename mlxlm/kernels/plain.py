@@ -58,7 +58,11 @@ def gather_qmm(x, w, scales, biases=None, *, lhs_indices=None, rhs_indices=None,
 
 
 def gather_mm(x, w, *, lhs_indices=None, rhs_indices=None, sorted_indices=False):
-    return mx.gather_mm(x, w, lhs_indices=lhs_indices, rhs_indices=rhs_indices, sorted_indices=sorted_indices)
+    dtype = mx.result_type(x, w)
+    if mx.default_device() == mx.Device(mx.cpu, 0):  # where mx.gather_mm takes float32 only
+        x, w = x.astype(mx.float32), w.astype(mx.float32)
+    y = mx.gather_mm(x, w, lhs_indices=lhs_indices, rhs_indices=rhs_indices, sorted_indices=sorted_indices)
+    return y.astype(dtype)
 
 
 def quantized_embedding(indices, w, scales, biases=None, *, group_size=None, bits=None, mode="affine", dtype=None):

@@ -11,7 +11,8 @@ from mlxlm.kernels import in_force
 from mlxlm.kernels.choice import INSTRUCTION_SETS, VARIABLE
 
 HERE = Path(__file__).parent
-FILES = ("test_quantized.py", "test_linear.py", "test_attention.py", "test_rope.py", "test_pointwise.py")
+FILES = ("test_quantized.py", "test_linear.py", "test_attention.py", "test_rope.py", "test_pointwise.py",
+         "test_experts.py")
 
 
 

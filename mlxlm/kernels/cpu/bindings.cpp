@@ -42,4 +42,9 @@ NB_MODULE(_cpu, m) {
         "bias"_a = nb::none(), nb::kw_only(), "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = "affine");
   m.def("quantized_embedding", &op_quantized_embedding, "indices"_a, "w"_a, "scales"_a, "biases"_a = nb::none(),
         nb::kw_only(), "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = "affine", "dtype"_a = nb::none());
+  m.def("gather_qmm", &op_gather_qmm, "x"_a, "w"_a, "scales"_a, "biases"_a = nb::none(), nb::kw_only(),
+        "lhs_indices"_a = nb::none(), "rhs_indices"_a = nb::none(), "transpose"_a = true, "group_size"_a = nb::none(),
+        "bits"_a = nb::none(), "mode"_a = "affine", "global_scale"_a = nb::none(), "sorted_indices"_a = false);
+  m.def("gather_mm", &op_gather_mm, "x"_a, "w"_a, nb::kw_only(), "lhs_indices"_a = nb::none(),
+        "rhs_indices"_a = nb::none(), "sorted_indices"_a = false);
 }

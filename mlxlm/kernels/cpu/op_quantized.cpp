@@ -1,62 +1,11 @@
 // Quantized matmul and embedding look-up as MLX operations.
 #include "ops.h"
 #include "primitive.h"
+#include "quantized_layout.h"
 
 namespace mlxlm {
 
 namespace {
-
-// What a quantized matrix's arrays and their dtypes mean; `valid` is false where the kernels don't know them.
-struct Layout {
-  int group = 0, bits = 0;
-  Format format = Format::affine;
-  ScaleType scale_type = ScaleType::f32;
-  bool valid = false;
-};
-
-Layout layout_of(const mx::array& w, const mx::array& scales, const MaybeArray& biases, std::optional<int> group,
-                 std::optional<int> bits, const std::string& mode) {
-  Layout l;
-  if (w.dtype() != mx::uint32 || w.ndim() != 2 || scales.ndim() != 2 || w.shape(0) != scales.shape(0)) return l;
-  if (mode == "affine") {
-    l.group = group.value_or(64), l.bits = bits.value_or(4);
-    if (!biases || biases->shape() != scales.shape() || biases->dtype() != scales.dtype()) return l;
-    if (!is_kernel_float(scales.dtype())) return l;
-    if (l.group != 32 && l.group != 64 && l.group != 128) return l;
-    if (l.bits < 2 || l.bits > 8 || l.bits == 7) return l;
-    l.scale_type = ScaleType(int(kernel_type(scales.dtype())));
-  } else {
-    const bool fp8 = mode == "mxfp8", nv = mode == "nvfp4";
-    if (biases || scales.dtype() != mx::uint8 || !(fp8 || nv || mode == "mxfp4")) return l;
-    l.group = group.value_or(nv ? 16 : 32), l.bits = bits.value_or(fp8 ? 8 : 4);
-    if (l.group != (nv ? 16 : 32) || l.bits != (fp8 ? 8 : 4)) return l;
-    l.format = fp8 ? Format::fp8 : Format::fp4;
-    l.scale_type = nv ? ScaleType::e4m3 : ScaleType::e8m0;
-  }
-  l.valid = int64_t(w.shape(1)) * 32 == int64_t(scales.shape(1)) * l.group * l.bits && w.size() > 0;
-  return l;
-}
-
-std::string mode_of(const Layout& l) {
-  if (l.format == Format::affine) return "affine";
-  return l.format == Format::fp8 ? "mxfp8" : l.group == 16 ? "nvfp4" : "mxfp4";
-}
-
-// inputs[first ..] are the codes, the scales and, when affine, the biases.
-QuantizedMatrix matrix_of(const Layout& l, const std::vector<mx::array>& inputs, int first,
-                          mx::cpu::CommandEncoder& encoder) {
-  const mx::array &w = inputs[first], &scales = inputs[first + 1];
-  const bool affine = l.format == Format::affine;
-  return {(const uint8_t*)row_major(w, encoder),
-          row_major(scales, encoder),
-          affine ? row_major(inputs[first + 2], encoder) : nullptr,
-          l.scale_type,
-          l.format,
-          l.bits,
-          l.group,
-          int(w.shape(0)),
-          int(scales.shape(1)) * l.group};
-}
 
 class QuantizedMatmul : public Kernel {
  public:
@@ -66,7 +15,7 @@ class QuantizedMatmul : public Kernel {
   mx::array plain(const std::vector<mx::array>& in) const override {
     MaybeArray biases;
     if (layout_.format == Format::affine) biases = in[3];
-    auto y = mx::quantized_matmul(in[0], in[1], in[2], biases, true, layout_.group, layout_.bits, mode_of(layout_),
+    auto y = mx::quantized_matmul(in[0], in[1], in[2], biases, true, layout_.group, layout_.bits, layout_.mode(),
                                   stream_of());
     if (has_bias_) y = mx::add(y, in.back(), stream_of());
     return mx::astype(y, in[0].dtype(), stream_of());
@@ -100,7 +49,7 @@ class QuantizedRows : public Kernel {
     auto take = [&](int i) { return mx::take(in[i], in[0], 0); };
     MaybeArray biases;
     if (layout_.format == Format::affine) biases = take(3);
-    return mx::dequantize(take(1), take(2), biases, layout_.group, layout_.bits, mode_of(layout_));
+    return mx::dequantize(take(1), take(2), biases, layout_.group, layout_.bits, layout_.mode());
   }
 
   void eval_cpu(const std::vector<mx::array>& in, mx::array& out) override {
@@ -127,7 +76,7 @@ class QuantizedRows : public Kernel {
 mx::array op_quantized_linear(const mx::array& x, const mx::array& w, const mx::array& scales, const MaybeArray& biases,
                               const MaybeArray& bias, std::optional<int> group_size, std::optional<int> bits,
                               const std::string& mode) {
-  const Layout l = layout_of(w, scales, biases, group_size, bits, mode);
+  const Layout l = layout_of(w, scales, biases, group_size, bits, mode, 2);
   const bool fits = l.valid && on_cpu() && is_kernel_float(x.dtype()) && x.ndim() > 0 && x.size() > 0 &&
                     x.shape(-1) == scales.shape(1) * l.group && (!bias || is_kernel_float(bias->dtype())) &&
                     (!bias || (bias->ndim() == 1 && bias->shape(0) == w.shape(0)));
@@ -154,7 +103,7 @@ mx::array op_quantized_matmul(const mx::array& x, const mx::array& w, const mx::
 mx::array op_quantized_embedding(const mx::array& indices, const mx::array& w, const mx::array& scales,
                                  const MaybeArray& biases, std::optional<int> group_size, std::optional<int> bits,
                                  const std::string& mode, const std::optional<mx::Dtype>& dtype) {
-  const Layout l = layout_of(w, scales, biases, group_size, bits, mode);
+  const Layout l = layout_of(w, scales, biases, group_size, bits, mode, 2);
   const mx::Dtype type = dtype.value_or(l.format == Format::affine ? scales.dtype() : mx::bfloat16);
   if (!l.valid || !on_cpu() || !is_kernel_float(type) || indices.size() == 0 ||
       !mx::issubdtype(indices.dtype(), mx::integer)) {

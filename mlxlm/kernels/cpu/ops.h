@@ -20,6 +20,12 @@ mx::array op_quantized_linear(const mx::array& x, const mx::array& w, const mx::
 mx::array op_quantized_embedding(const mx::array& indices, const mx::array& w, const mx::array& scales,
                                  const MaybeArray& biases, std::optional<int> group_size, std::optional<int> bits,
                                  const std::string& mode, const std::optional<mx::Dtype>& dtype);
+mx::array op_gather_qmm(const mx::array& x, const mx::array& w, const mx::array& scales, const MaybeArray& biases,
+                        const MaybeArray& lhs_indices, const MaybeArray& rhs_indices, bool transpose,
+                        std::optional<int> group_size, std::optional<int> bits, const std::string& mode,
+                        const MaybeArray& global_scale, bool sorted_indices);
+mx::array op_gather_mm(const mx::array& x, const mx::array& w, const MaybeArray& lhs_indices,
+                       const MaybeArray& rhs_indices, bool sorted_indices);
 mx::array op_linear(const mx::array& x, const mx::array& weight, const MaybeArray& bias);
 mx::array op_rms_norm(const mx::array& x, const MaybeArray& weight, float eps);
 mx::array op_layer_norm(const mx::array& x, const MaybeArray& weight, const MaybeArray& bias, float eps);

@@ -113,9 +113,15 @@ inline void matrix_times(const QuantizedMatrix& w, const MatmulRows& rows, int f
     float* scales = (float*)scratch(kRows, sizeof(float) * (2 * width + M * step));
     float *biases = scales + width, *out = biases + width;
     const int n = t * step, count = lesser(step, w.N - n);
-    read_scales(w.scale_type, w.scales, int64_t(n) * G, count * G, scales);
-    if (w.biases) read_scales(w.scale_type, w.biases, int64_t(n) * G, count * G, biases);
-    const Part p{w.codes + n * w.row_bytes(), scales, w.biases ? biases : nullptr, G, w.row_bytes()};
+    Part p{w.codes + n * w.row_bytes(), scales, w.biases ? biases : nullptr, G, w.row_bytes()};
+    // f32 scales can be used where they lie, if reading a little past the part's stays within the array.
+    if (w.scale_type == ScaleType::f32 && int64_t(n + count) * G + W <= int64_t(w.N) * G) {
+      p.scales = (const float*)w.scales + int64_t(n) * G;
+      if (w.biases) p.biases = (const float*)w.biases + int64_t(n) * G;
+    } else {
+      read_scales(w.scale_type, w.scales, int64_t(n) * G, count * G, scales);
+      if (w.biases) read_scales(w.scale_type, w.biases, int64_t(n) * G, count * G, biases);
+    }
     int r = 0;
     for (; r + R <= count; r += R) rows_times<C, M, R>(w, p, a, lanes, r, out, step);
     for (; r < count; r++) rows_times<C, M, 1>(w, p, a, lanes, r, out, step);
