@@ -49,6 +49,8 @@ class Case:
     drop: tuple[str, ...] = ()
     by_length: bool = False
     attention: str = "eager"  # transformers' implementation that is the reference
+    like: str = ""  # the type of transformers that computes the same, where it hasn't this one
+    rewrite: Callable[[dict, dict], tuple[dict, dict]] | None = None  # (weights, config) as the type spells them
     mlx_lm_wrong: str = ""  # why mlx-lm can't be the reference for this variant
     values: dict[str, tuple[float, float]] = field(default_factory=dict)  # low, high
     make: Callable[["Case"], Any] | None = None
@@ -62,6 +64,7 @@ def build(case: Case):
     """The reference model of a case: eager, float32, every parameter random, norms, biases and routers too."""
     model = (case.make or causal)(case).float().eval()
     randomize(model, case)
+    model.rewrite = case.rewrite
     return model
 
 
@@ -71,7 +74,7 @@ def settings(case: Case) -> dict[str, Any]:
 
 
 def causal(case: Case):
-    config = AutoConfig.for_model(case.model_type, **settings(case))
+    config = AutoConfig.for_model(case.like or case.model_type, **settings(case))
     return AutoModelForCausalLM.from_config(config, attn_implementation=case.attention)
 
 
@@ -86,8 +89,8 @@ def multimodal(case: Case):
 
 def randomize(model, case: Case) -> None:
     generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
-    buffers = [(n, b) for n, b in model.named_buffers() if n.endswith(("correction_bias", "expert_bias"))]
-    ranges = {"A_log": (0.0, 2.0), "dt_bias": (-3.0, -2.0), **case.values}
+    buffers = [(n, b) for n, b in model.named_buffers() if n.endswith(("correction_bias", "expert_bias", "layer_scalar"))]
+    ranges = {"A_log": (0.0, 2.0), "dt_bias": (-3.0, -2.0), "layer_scalar": (0.6, 1.4), **case.values}
     with torch.no_grad():
         for name, p in [*model.named_parameters(), *buffers]:
             noise = torch.randn(p.shape, generator=generator)
@@ -113,15 +116,29 @@ def logits(model, ids: np.ndarray) -> np.ndarray:
 
 def save(model, folder: Path) -> Path:
     """As transformers writes a checkpoint: its own names on disk, ``rope_parameters`` in config.json."""
-    model.save_pretrained(folder)
+    if not model.rewrite:
+        model.save_pretrained(folder)
+        return folder
+    folder.mkdir()
+    state, config = model.rewrite(state_of(model), json.loads(model.config.to_json_string(use_diff=False)))
+    save_file({n: t.contiguous() for n, t in state.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def state_of(model) -> dict[str, torch.Tensor]:
+    """The weights under the names that they have in memory, a tied head left out."""
+    tied = model.config.get_text_config().tie_word_embeddings
+    return {n: t.clone().contiguous() for n, t in model.state_dict().items() if not (tied and n == "lm_head.weight")}
 
 
 def save_fused(model, source: Path, folder: Path) -> Path:
     """The names that transformers 5 has in memory: experts in one tensor, no ``.weight`` where there is no module."""
     folder.mkdir()
-    tied = model.config.get_text_config().tie_word_embeddings
-    state = {n: t.clone().contiguous() for n, t in model.state_dict().items() if not (tied and n == "lm_head.weight")}
+    state = state_of(model)
+    if model.rewrite:
+        state, _ = model.rewrite(state, {})
+        state = {n: t.contiguous() for n, t in state.items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text((source / "config.json").read_text())
     return folder
@@ -146,6 +163,8 @@ def old_config(config: dict[str, Any]) -> dict[str, Any]:
     config = dict(config)
     if config["model_type"] == "mimo_v2_flash":
         config = mimo_config(config)
+    if config["model_type"] == "gemma4_text":
+        return gemma4_config(config)
     rope = config.pop("rope_parameters", None) or {}
     if "full_attention" in rope:
         config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
@@ -180,4 +199,13 @@ def mimo_config(config: dict[str, Any]) -> dict[str, Any]:
     config["sliding_window_size"] = config["sliding_window"] - 1
     config["swa_num_key_value_heads"] = 2 * config["num_key_value_heads"]
     config["layernorm_epsilon"] = config.pop("rms_norm_eps")
+    return config
+
+
+def gemma4_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Gemma 4's config in its makers' words."""
+    config = dict(config)
+    for own in config.pop("per_layer_config").values():
+        config["global_head_dim"] = own["head_dim"]
+        config["num_global_key_value_heads"] = own.get("num_key_value_heads")
     return config

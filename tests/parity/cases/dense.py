@@ -1,7 +1,7 @@
 """The dense decoders and the plain mixtures of experts: Gemma, Phi, Cohere, OLMo, Granite, GLM, GPT and their like."""
 
 from ..reference import Case
-from .first import LLAMA3, YARN
+from .first import LLAMA3, RACE, YARN
 
 EIGHTS = dict(short_factor=[1.0, 1.1, 1.2, 1.3], long_factor=[2.0, 3.0, 4.0, 5.0])
 LONG = dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.5, **EIGHTS)
@@ -28,6 +28,29 @@ MSCALES = dict(
     long_factor=[1.0 + i / 8 for i in range(8)],
 )
 APERTUS = dict(rope_parameters=LLAMA3, mlp_bias=False, qk_norm=True, post_norm=False)
+DOTS = dict(
+    head_dim=16,
+    n_routed_experts=8,
+    num_experts_per_tok=3,
+    moe_intermediate_size=32,
+    n_group=2,
+    topk_group=1,
+    n_shared_experts=2,
+    first_k_dense_replace=1,
+    routed_scaling_factor=1.7,
+)
+MINICPM3 = dict(
+    num_key_value_heads=4,
+    q_lora_rank=24,
+    kv_lora_rank=32,
+    qk_nope_head_dim=12,
+    qk_rope_head_dim=8,
+    head_dim=8,
+    v_head_dim=16,
+    scale_emb=3.0,
+    scale_depth=1.1,
+    dim_model_base=16,
+)
 WINDOW = "ignores sliding_window"
 
 CASES = [
@@ -330,5 +353,48 @@ CASES = [
             tie_word_embeddings=False,
         ),
         mlx_lm_wrong="drops the steering bias",
+    ),
+    Case("dots1", "groups", dict(DOTS, sliding_window=None), mlx_lm_wrong=RACE),
+    Case("dots1", "one-group", dict(DOTS, sliding_window=None, n_group=1)),
+    Case(
+        "dots1",
+        "windows-biases-tied",
+        dict(
+            DOTS,
+            sliding_window=5,
+            max_window_layers=2,
+            attention_bias=True,
+            tie_word_embeddings=True,
+            norm_topk_prob=True,
+        ),
+        mlx_lm_wrong=WINDOW,
+    ),
+    Case(
+        "minicpm3",
+        "longrope",
+        dict(
+            MINICPM3,
+            rope_parameters=dict(
+                MSCALES,
+                short_mscale=None,
+                long_mscale=None,
+                short_factor=[1.0, 1.1, 1.2, 1.3],
+                long_factor=[2.0, 3.0, 4.0, 5.0],
+            ),
+        ),
+        by_length=True,
+        mlx_lm_wrong="has only the long factors",
+    ),
+    Case(
+        "minicpm3",
+        "yarn-untied-biases",
+        dict(
+            MINICPM3,
+            attention_bias=True,
+            tie_word_embeddings=False,
+            q_lora_rank=None,
+            rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=0.8),
+        ),
+        mlx_lm_wrong="needs longrope and q_lora_rank",
     ),
 ]
