@@ -8,7 +8,9 @@ all of them exactly and, as activations take the scales' dtype, computes in floa
 
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,10 @@ class GGUF:
         def work(move: Move) -> list[Piece]:
             return list(converted(move, shapes))
 
-        # numpy works outside the interpreter's lock, so a few threads halve the wait and cost no more CPU time.
+        # numpy works outside the interpreter's lock, so a few threads shorten the wait and cost no more CPU time.
         with ThreadPoolExecutor(WORKERS) as pool:
-            for move, pairs in zip(self._plan, pool.map(work, self._plan), strict=True):
-                for name, values, dtype in pairs:
+            for move, pieces in zip(self._plan, _ahead(pool, work, self._plan), strict=True):
+                for name, values, dtype in pieces:
                     if name in weights:
                         raise WeightError("two tensors go to one place", where=move.tensor.where, found=name)
                     weights[name] = as_mlx(values, dtype)
@@ -78,6 +80,17 @@ class GGUF:
             # A bfloat16 file was a bfloat16 checkpoint: its norms, which GGUF widens, go back to what they were.
             vector_dtype=mx.bfloat16 if embedding == "BF16" else None,
         )
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable, items: list) -> Iterator:
+    """Results in order, with a few in the making at a time: all at once would hold the model twice."""
+    waiting: deque[Future] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > 2 * WORKERS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def open_gguf(path: str | Path, *, scale_dtype: str = "float32") -> GGUF:

@@ -40,6 +40,10 @@ def _common(k: Keys) -> dict[str, Any]:
     embedding = k.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ConfigError("token_embd.weight is missing or isn't a matrix", where=k.where)
+    tokens = k.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list) and len(tokens) > embedding.shape[0]:
+        raise ConfigError("the tokenizer has more tokens than token_embd.weight has rows", where=k.where,
+                          found=f"{len(tokens)} and {embedding.shape[0]}")
     ahead = k.get("nextn_predict_layers", int, 0)
     head_dim = k.get("attention.key_length", int)
     out = {

@@ -24,6 +24,10 @@ def _rope_scaling(k: Keys, out: dict[str, Any], dims: int) -> dict[str, Any] | N
     factor = k.get("rope.scaling.factor", float) or k.get("rope.scale_linear", float) or 1.0
     original = k.get("rope.scaling.original_context_length", int)
     gain = k.get("rope.scaling.attn_factor", float, 1.0)
+    if "rope_factors_long.weight" in k.tensors:
+        kind = "longrope"
+    if kind != "longrope":
+        k.only("rope.scaling.attn_factor", float, 1.0)
     yarn = {
         "attention_factor": k.get("rope.scaling.yarn_attn_factor", float),
         "beta_fast": k.get("rope.scaling.yarn_beta_fast", float),

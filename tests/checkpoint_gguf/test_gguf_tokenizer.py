@@ -87,7 +87,8 @@ def test_default_ids_of_sentencepiece():
 @pytest.mark.parametrize("pre", WAYS)
 def test_every_way_keeps_text_whole(pre):
     parts = tokenizer_parts(byte_level(pre), "f")
-    texts = "hello hello123 12345 HELLO'LL don't\n\n x", "Привет, 世界! 日本語 한국어 🙂\r\n\t", "  a  b   ", "é ½ ﬁ ٣ ๓"
+    texts = ("hello hello123 12345 HELLO'LL don't\n\n x", "Привет, 世界! 日本語 한국어 🙂\r\n\t", "  a  b   ",
+             "é ½ ﬁ ٣ ๓")
     for text in texts:
         assert parts.backend.decode(parts.backend.encode(text).ids) == text
     assert parts.add_bos_token is WAYS[pre].add_bos
