@@ -54,6 +54,12 @@ inline V load_n(const bf16* p, int n) {
 }
 inline V load_n(const f16* p, int n) { return (V)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p)); }
 inline void store_n(float* p, V v, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), (__m512)v); }
+template <class T>
+inline void store_n(T* p, V v, int n) {
+  alignas(32) T whole[W];
+  store(whole, v);
+  _mm256_mask_storeu_epi16(p, first_lanes(n), _mm256_load_si256((const __m256i*)whole));
+}
 #else
 template <class T>
 inline V load_n(const T* p, int n) {
@@ -61,13 +67,13 @@ inline V load_n(const T* p, int n) {
   for (int i = 0; i < n; i++) whole[i] = p[i];
   return load(whole);
 }
-#endif
 template <class T>
 inline void store_n(T* p, V v, int n) {
   T whole[W];
   store(whole, v);
   for (int i = 0; i < n; i++) p[i] = whole[i];
 }
+#endif
 
 inline float value(float x) { return x; }
 inline float value(bf16 x) {

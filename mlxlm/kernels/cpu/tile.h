@@ -2,6 +2,7 @@
 // are used in the order they are stored in, and never transposed.
 #pragma once
 #include "codes.h"
+#include "transpose.h"
 
 namespace {
 
@@ -40,30 +41,47 @@ struct Panels {
   size_t size() const { return size_t(count()) * WIDE * length; }
 };
 
-// Panel p from the rows of x; `per` says which block order the weights come in (see Codes), 0 for their own.
+// Where value k of a row stands in a panel: `per` says which block order the weights come in (see Codes), 0 for none.
+template <int per>
+inline int place_of(int k) {
+  if constexpr (per == 0) return k;
+  else return k / (per * W) * (per * W) + k % per * W + k / per % W;
+}
+
+// Panel p from the rows of x, W values of W rows at a time.
 template <int per, class T>
 inline void pack_panel(const T* x, int K, const Panels& panels, int p) {
   const int width = panels.width(p), rows = lesser(panels.M - p * WIDE, width);
-  float* row = (float*)scratch(kPrivate, sizeof(float) * panels.length);
   float* out = panels.at(p);
-  for (int i = 0; i < width; i++) {
-    if (i >= rows) {
-      for (int k = 0; k < panels.length; k++) out[size_t(k) * width + i] = 0;
-      continue;
-    }
+  for (int i = 0; i < width; i += W) {
     const T* from = x + size_t(p * WIDE + i) * K;
-    if constexpr (per == 0) widen(from, K, row);
-    else in_block_order<per>(from, K, row);
-    for (int k = 0; k < panels.length; k++) out[size_t(k) * width + i] = row[k];
+    for (int k = 0; k < panels.length; k += W) {
+      V tile[W];
+      const int left = lesser(W, K - k);
+      UNROLL for (int r = 0; r < W; r++) {
+        const T* row = from + size_t(r) * K + k;
+        tile[r] = i + r >= rows || left <= 0 ? V{} : left == W ? load(row) : load_n(row, left);
+      }
+      transpose(tile);
+      for (int j = 0; j < lesser(W, panels.length - k); j++) store(out + size_t(place_of<per>(k + j)) * width + i, tile[j]);
+    }
   }
 }
 
-// out rows first .. first + panels.M, columns n .. n + count, from tile[r][m].
+// out rows first .. first + M, columns n .. n + count, from tile[r][m]; `tile` has room for whole vectors of m.
 template <class T>
 inline void write_tile(const float* tile, int stride, const MatmulRows& rows, int first, int M, int N, int n, int count) {
-  T* out = (T*)rows.out + size_t(first) * N + n;
-  for (int m = 0; m < M; m++, out += N)
-    for (int r = 0; r < count; r++) put(out + r, tile[r * stride + m] + (rows.bias ? rows.bias[n + r] : 0.f));
+  static_assert(ROWS <= W);
+  const V bias = rows.bias ? load_n(rows.bias + n, count) : V{};
+  for (int m = 0; m < M; m += W) {
+    V v[W];
+    UNROLL for (int r = 0; r < W; r++) v[r] = r < ROWS ? load(tile + r * stride + m) : V{};
+    transpose(v);
+    T* out = (T*)rows.out + size_t(first + m) * N + n;
+    const int left = lesser(W, M - m);
+    UNROLL for (int i = 0; i < W; i++)
+      if (i < left) store_n(out + size_t(i) * N, v[i] + bias, count);
+  }
 }
 
 // Runs `rows` against N weight rows. source.rows(n, k, depth, buffer, pointers) gives ROWS pointers to f32 weights,
