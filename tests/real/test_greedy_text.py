@@ -51,7 +51,7 @@ def take_rounded(model, reference: Reference) -> None:
     """Blocks of 16 (Q6_K) have no exact counterpart in MLX: they are stored in 8 bits for each 32 weights.
 
     The reference takes those as we have them, if each is within half an 8-bit step of the file's value. The step
-    is a whole fraction of the file's own, which can make it a quarter longer than the shortest possible.
+    is a whole fraction of the file's own, which can make it a third longer than the shortest possible.
     """
     for name in reference.tensors_of("Q6_K"):
         layer = dict(model.named_modules())[name.removesuffix(".weight")]
@@ -60,7 +60,7 @@ def take_rounded(model, reference: Reference) -> None:
         groups = reference.weight(name).reshape(-1, layer.group_size)
         step = (groups.max(axis=1) - groups.min(axis=1)) / 255
         off = np.abs(ours.reshape(groups.shape) - groups).max(axis=1)
-        assert (off <= 0.63 * step).all()
+        assert (off <= 0.67 * step).all()
         reference.set_weight(name, ours)
 
 
