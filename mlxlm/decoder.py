@@ -28,6 +28,7 @@ class Step:
         else:
             self.positions = state.offset + state.shift
         self.end = max(state.offset + length, state.expected) - least
+        self.shared: dict[Any, Any] = {}  # what layers of this pass leave for later ones
         self._masks: dict[Any, Any] = {}
 
     def mask(self, cache, array: bool = False):

@@ -122,6 +122,14 @@ def _longrope(p: Plan, end: int) -> tuple[np.ndarray, float]:
     return p.inverse() / np.array(factors, np.float32), float(gain)
 
 
+def _proportional(p: Plan, end: int) -> tuple[np.ndarray, float]:
+    """The first turns of a head as if all turned, and none for the rest (Gemma 4)."""
+    turning = int(p.settings.get("partial_rotary_factor", 1.0) * p.dims // 2)
+    inverse = p.inverse()
+    inverse[turning:] = 0.0
+    return inverse / np.float32(p.settings.get("factor") or 1.0), 1.0
+
+
 KINDS: dict[str, Kind] = {
     "default": _default,
     "linear": _linear,
@@ -130,6 +138,7 @@ KINDS: dict[str, Kind] = {
     "yarn": _yarn,
     "deepseek_yarn": _yarn,
     "longrope": _longrope,
+    "proportional": _proportional,
 }
 _BY_LENGTH = {"dynamic", "longrope"}  # kinds whose frequencies depend on how long the context has become
 
@@ -175,7 +184,8 @@ class RoPE:
             inverse, gain = KINDS[self._kind](self._plan, end)
             if len(self._known) > 8:  # dynamic has one for every length
                 self._known.clear()
-            self._known[key] = mx.array(1.0 / inverse), gain
+            with np.errstate(divide="ignore"):  # what doesn't turn has an endless period
+                self._known[key] = mx.array(1.0 / inverse), gain
         return self._known[key]
 
 
