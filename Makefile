@@ -11,7 +11,9 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 # What the installed package is built from; Python files are read where they lie.
 BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard mlxlm/kernels/cpu/*)
 # The folders that `make check` runs, without the tests that are marked slow.
-FAST := tests/test_structure.py tests/cli tests/generate tests/layers tests/registry tests/text tests/parity
+FAST := tests/test_structure.py tests/cli tests/generate tests/layers tests/registry tests/text
+# The parity cases among them: one plain decoder, and the ones with the most parts of their own.
+FAST_PARITY := llama- or gemma3_text or deepseek_v3 or gpt_oss or nemotron_h
 
 .PHONY: demo test check bench lint clean
 .DELETE_ON_ERROR:
@@ -24,6 +26,7 @@ test: $(VENV)/.test
 
 check: $(VENV)/.test
 	@$(BIN)/pytest -m "not slow" $(wildcard $(FAST))
+	@$(BIN)/pytest tests/parity/test_parity.py -k "$(FAST_PARITY)"
 
 bench: $(VENV)/.test
 	@$(BIN)/python scripts/bench.py

@@ -65,6 +65,7 @@ sampling_options = _all(
     click.option("--stop", metavar="TEXT", multiple=True,
                  help="End the answer before this text; may be given again."),
     click.option("--max-kv-size", type=int, metavar="N", help="Keep a rotating cache of N tokens."),
+    click.option("--beyond-context", is_flag=True, help="Take a prompt longer than the model's context."),
     click.option("--prefill-step-size", type=int, default=512, show_default=True, metavar="N",
                  help="Prompt tokens that are read at a time."),
 )
@@ -72,7 +73,7 @@ sampling_options = _all(
 SAMPLING = ("max_tokens", "temperature", "top_p", "min_p", "min_tokens_to_keep", "top_k", "xtc_probability",
             "xtc_threshold", "seed", "repetition_penalty", "repetition_context_size", "presence_penalty",
             "presence_context_size", "frequency_penalty", "frequency_context_size", "stop", "max_kv_size",
-            "prefill_step_size")
+            "beyond_context", "prefill_step_size")
 
 template_options = _all(
     click.option("--system-prompt", metavar="TEXT", help="A system message before the conversation."),
