@@ -1,6 +1,6 @@
 """The shared layers: a model file composes these and never copies them; what varies comes in as a part."""
 
-from .attention import Attention, LateNormAttention, alibi, attend, softcap, softcapped
+from .attention import Attention, LateNormAttention, TemperedAttention, alibi, attend, softcap, softcapped
 from .blocks import MixerOnly, Parallel, PostNorm, PreNorm, Sandwich
 from .delta import GatedDeltaNet
 from .experts import Experts, ExpertsMLP, SwitchLinear
@@ -41,6 +41,7 @@ __all__ = [
     "ShortConv",
     "SparseMoE",
     "SwitchLinear",
+    "TemperedAttention",
     "UnitOffsetRMSNorm",
     "absorb_kv",
     "activation",

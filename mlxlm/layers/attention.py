@@ -110,7 +110,7 @@ class Attention(nn.Module):
             q, k, v = (mx.clip(t, -self._clip, self._clip) for t in (q, k, v))
         q, k = self.turned(q.swapaxes(1, 2), k.swapaxes(1, 2), step)
         v = v.swapaxes(1, 2)
-        mask = step.mask(cache)
+        mask = self.mask(cache, step)
         k, v = cache.update_and_fetch(k, v)
         out = self._attend(q, k, v, scale=self.scale, mask=mask, sinks=self.get("sinks"))
         return out.swapaxes(1, 2).flatten(-2)
@@ -127,6 +127,10 @@ class Attention(nn.Module):
         """Queries and keys (B, heads, L, head_dim) turned by their positions."""
         return (self._rope(q, step), self._rope(k, step)) if self._rope is not None else (q, k)
 
+    def mask(self, cache, step):
+        """What the queries may see."""
+        return step.mask(cache)
+
     def heads(self, x: mx.array) -> mx.array:
         """(B, L, heads * head_dim) to (B, L, heads, head_dim)."""
         return mx.unflatten(x, -1, (-1, self.head_dim))
@@ -140,3 +144,17 @@ class LateNormAttention(Attention):
 
     def turned(self, q: mx.array, k: mx.array, step) -> tuple[mx.array, mx.array]:
         return super().normed(*super().turned(q, k, step))
+
+
+class TemperedAttention(Attention):
+    """Attention whose queries are scaled by what ``temper`` makes of their positions (B or 1, 1, L, 1)."""
+
+    def __init__(self, *sizes: int, temper: Callable[[mx.array], mx.array], **parts):
+        super().__init__(*sizes, **parts)
+        self._temper = temper
+
+    def turned(self, q: mx.array, k: mx.array, step) -> tuple[mx.array, mx.array]:
+        q, k = super().turned(q, k, step)
+        starts = mx.array(step.positions).reshape(-1, 1, 1, 1)
+        positions = mx.maximum(starts + mx.arange(q.shape[2])[:, None], 0)  # below it there is padding
+        return (q * self._temper(positions)).astype(q.dtype), k

@@ -1,6 +1,6 @@
 """The dense decoders and the plain mixtures of experts: Gemma, Phi, Cohere, OLMo, Granite, GLM, GPT and their like."""
 
-from ..reference import Case
+from ..reference import Case, multimodal
 from .first import LLAMA3, RACE, YARN
 
 EIGHTS = dict(short_factor=[1.0, 1.1, 1.2, 1.3], long_factor=[2.0, 3.0, 4.0, 5.0])
@@ -50,6 +50,26 @@ MINICPM3 = dict(
     scale_emb=3.0,
     scale_depth=1.1,
     dim_model_base=16,
+)
+TEMPERED = dict(YARN, llama_4_scaling_beta=0.4, mscale=1.0, mscale_all_dim=1.0, beta_fast=32.0, beta_slow=1.0)
+PIXTRAL = dict(
+    model_type="pixtral",
+    hidden_size=32,
+    intermediate_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    head_dim=16,
+    image_size=28,
+    patch_size=14,
+)
+LLAMA4 = dict(
+    head_dim=16,
+    num_local_experts=4,
+    intermediate_size_mlp=96,
+    intermediate_size=64,
+    floor_scale=3,
+    attn_scale=0.3,
+    attention_chunk_size=6,
 )
 WINDOW = "ignores sliding_window"
 
@@ -396,5 +416,51 @@ CASES = [
             rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=0.8),
         ),
         mlx_lm_wrong="needs longrope and q_lora_rank",
+    ),
+    Case("ministral3", "tempered", dict(head_dim=16, rope_parameters=TEMPERED)),
+    Case(
+        "ministral3",
+        "window-tied",
+        dict(head_dim=24, sliding_window=5, tie_word_embeddings=True, rope_parameters=TEMPERED),
+        mlx_lm_wrong="ignores sliding_window without layer_types",
+    ),
+    Case(
+        "mistral3",
+        "mistral-beside-vision",
+        dict(model_type="mistral", head_dim=16, vision_config=PIXTRAL, sliding_window=None, tie_word_embeddings=False),
+        make=multimodal,
+    ),
+    Case(
+        "mistral3",
+        "ministral-beside-vision",
+        dict(model_type="ministral3", head_dim=16, vision_config=PIXTRAL, rope_parameters=TEMPERED),
+        make=multimodal,
+        mlx_lm_wrong="looks for the tying in text_config only",
+    ),
+    Case(
+        "llama4_text",
+        "chunks-experts",
+        dict(LLAMA4, num_experts_per_tok=2, no_rope_layer_interval=3),
+        mlx_lm_wrong="has the dense sizes only",
+    ),
+    Case(
+        "llama4_text",
+        "every-other-dense-tied",
+        dict(
+            LLAMA4,
+            interleave_moe_layer_step=2,
+            use_qk_norm=False,
+            attn_temperature_tuning=False,
+            attention_bias=True,
+            tie_word_embeddings=True,
+            no_rope_layers=[1, 0, 1, 0],
+        ),
+        mlx_lm_wrong="has the dense sizes only",
+    ),
+    Case(
+        "llama4_text",
+        "dense",
+        dict(LLAMA4, moe_layers=[], tie_word_embeddings=True, attention_chunk_size=64, attn_temperature_tuning=False),
+        mlx_lm_wrong="norms the heads of layers without positions too",
     ),
 ]
