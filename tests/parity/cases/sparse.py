@@ -1,8 +1,6 @@
-"""Experts and latent attention: MiniMax, AFMoE, DeepSeek, GLM 4.7 Flash, Kimi K2, EXAONE MoE, MiMo V2 Flash."""
+"""Experts and latent attention: MiniMax, AFMoE, DeepSeek, GLM 4.7 Flash, EXAONE MoE, MiMo V2 Flash."""
 
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
-
-from ..reference import Case, settings
+from ..reference import Case
 from .first import GROUPED, LATENT, RACE, YARN
 
 LOCAL = dict(head_dim=16, num_local_experts=8, num_experts_per_tok=3)
@@ -42,19 +40,6 @@ MSCALE = dict(YARN, mscale=1.0, mscale_all_dim=0.7)
 NO_YARN = "asks for rope_scaling"
 OTHER = "builds MiniMax M2 under this name"
 
-
-class KimiConfig(DeepseekV3Config):
-    """DeepSeek V3's config under the name that Kimi K2's has."""
-
-    model_type = "kimi_k2"
-
-
-def kimi(case: Case) -> DeepseekV3ForCausalLM:
-    config = KimiConfig(**settings(case))
-    config._attn_implementation = "eager"
-    return DeepseekV3ForCausalLM(config)
-
-
 CASES = [
     Case("minimax", "lightning", dict(LOCAL, **FACTORS), mlx_lm_wrong=OTHER),
     Case(
@@ -93,13 +78,6 @@ CASES = [
             rope_parameters=MSCALE,
         ),
         mlx_lm_wrong=RACE,
-    ),
-    Case(
-        "kimi_k2",
-        "yarn",
-        dict(PLAIN, **LATENT, q_lora_rank=32, rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0)),
-        make=kimi,
-        mlx_lm_wrong="reads experts one by one only",
     ),
     Case("deepseek_v2", "greedy", dict(PLAIN, **LATENT, q_lora_rank=32), mlx_lm_wrong=NO_YARN),
     Case("deepseek_v2", "yarn", dict(PLAIN, **LATENT, q_lora_rank=32, rope_parameters=MSCALE)),
