@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"errors", "data"},
     {"config", "weights", "kernels", "cache", "layers", "names"},
-    {"architecture", "decoder", "vlm", "recipe"},
+    {"architecture", "decoder", "vlm", "recipe", "per_layer"},
     {"models", "vlms", "vision", "processors"},
     {"configuration", "registry", "fallback", "checkpoint", "sources", "strict", "text"},
     {"processor", "load"},
