@@ -128,6 +128,8 @@ def first_token(options, models) -> dict:
 def speed(options, models) -> dict:
     """Tokens a second of prefill and decode, and the process's peak memory, after one warming run."""
     result = {label: run_child("speed", engine, options) for label, engine in models.items()}
+    for row in result.values():
+        del row["wall_s"]  # of loading and warming too
     return with_ratio(result, "prefill_tps", "decode_tps")
 
 
