@@ -18,10 +18,17 @@ results, for both versions:
 - ``gather_qmm(...)``, ``gather_mm(...)``: as ``mx.gather_qmm`` (with x's dtype) and ``mx.gather_mm``.
 - ``quantized_embedding(indices, w, scales, biases, *, group_size, bits, mode, dtype)``: rows of a quantized table,
   dequantized to ``dtype`` (the scales' dtype when None).
+- ``ssm_scan(x, dt, a, b, c, state)``, ``delta_scan(q, k, v, g, beta, state)``: see ``mlxlm.kernels.recurrent``.
 """
 
 from mlxlm.kernels import plain
 from mlxlm.kernels.choice import CHOICE
+from mlxlm.kernels.recurrent import delta_scan, ssm_scan
+
+__all__ = [
+    "attention", "delta_scan", "gather_mm", "gather_qmm", "layer_norm", "linear", "quantized_embedding",
+    "quantized_linear", "quantized_matmul", "rms_norm", "rope", "ssm_scan", "swiglu",
+]
 
 _native = CHOICE.module
 

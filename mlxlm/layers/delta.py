@@ -5,7 +5,7 @@ import mlx.nn as nn
 
 from ..cache import RecurrentCache
 from ..kernels import ops
-from .mamba import CHUNK, causal_conv, parts
+from .mamba import causal_conv, parts
 
 
 class GatedRMSNorm(nn.RMSNorm):
@@ -20,55 +20,6 @@ def unit(x: mx.array) -> mx.array:
     """x / |x| over the last axis, in float32."""
     x = x.astype(mx.float32)
     return x * mx.rsqrt((x * x).sum(-1, keepdims=True) + 1e-6)
-
-
-def delta_scan(q, k, v, g, beta, state):
-    """The gated delta rule S = exp(g)·S, S += k ⊗ beta·(v - S·k), y = S·q, in float32.
-
-    q and k (B, L, heads, k_dim), v (B, L, heads, v_dim), g and beta (B, L, heads), state (B, heads, k_dim, v_dim) or
-    None. Returns y like v, and the last state.
-    """
-    q, k, v, g, beta = (t.astype(mx.float32).swapaxes(1, 2) for t in (q, k, v, g, beta))  # heads in front
-    if state is None:
-        state = mx.zeros((*k.shape[:2], k.shape[-1], v.shape[-1]), mx.float32)
-    outs = []
-    for start in range(0, q.shape[2], CHUNK):
-        qs, ks, vs, gs, bs = (t[:, :, start : start + CHUNK] for t in (q, k, v, g, beta))
-        y, state = _delta_chunk(qs, ks, vs, gs, bs, state)
-        outs.append(y)
-    return (outs[0] if len(outs) == 1 else mx.concatenate(outs, axis=2)).swapaxes(1, 2), state
-
-
-def _delta_chunk(q, k, v, g, beta, state):
-    """One chunk with heads in front: what each token writes depends on those before it, so a system is solved first."""
-    length = q.shape[2]
-    total = mx.cumsum(g, axis=-1)  # log of the decay from the chunk's start to after each token
-    earlier = mx.arange(length)[:, None] >= mx.arange(length)
-    decay = mx.exp(mx.where(earlier, total[..., :, None] - total[..., None, :], -mx.inf))
-    fade = mx.exp(total)[..., None]
-    written = beta[..., None] * (v - (k * fade) @ state)
-    if length > 1:
-        written = _unit_lower_inverse(mx.tril(beta[..., None] * (k @ k.swapaxes(-1, -2)) * decay, -1)) @ written
-    y = (q * fade) @ state + ((q @ k.swapaxes(-1, -2)) * decay) @ written
-    left = mx.exp(total[..., -1:] - total)[..., None]
-    return y, fade[..., -1:, :] * state + (k * left).swapaxes(-1, -2) @ written
-
-
-def _unit_lower_inverse(lower: mx.array) -> mx.array:
-    """(I + lower)⁻¹ for strictly lower triangular matrices (..., n, n).
-
-    Blocks are joined two by two, each pair's inverse from those of its halves, so nothing is subtracted that
-    forward substitution would not subtract.
-    """
-    n = lower.shape[-1]
-    inverse = mx.eye(n)
-    row, column = mx.arange(n)[:, None], mx.arange(n)
-    size = 1
-    while size < n:
-        joins = (row // (2 * size) == column // (2 * size)) & (row // size != column // size)
-        inverse = inverse - inverse @ mx.where(joins, lower, 0.0) @ inverse
-        size *= 2
-    return inverse
 
 
 class GatedDeltaNet(nn.Module):
@@ -112,6 +63,6 @@ class GatedDeltaNet(nn.Module):
         if valid is not None:  # nothing fades and nothing is written
             beta, g = (mx.where(valid[..., None], t, 0.0) for t in (beta, g))
         q, k = (mx.repeat(unit(parts(t, self.k_heads)), self.v_heads // self.k_heads, axis=2) for t in (q, k))
-        y, cache[1] = delta_scan(q * self.k_dim**-0.5, k, parts(v, self.v_heads), g, beta, cache[1])
+        y, cache[1] = ops.delta_scan(q * self.k_dim**-0.5, k, parts(v, self.v_heads), g, beta, cache[1])
         cache.advance(x.shape[1])
         return self.out_proj(self.norm(y, parts(z, self.v_heads)).flatten(-2))

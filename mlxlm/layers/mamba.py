@@ -1,4 +1,4 @@
-"""The Mamba 2 mixer and its scan, chunk by chunk (Dao and Gu 2024, section 6): any length, any chunking, one result."""
+"""The Mamba 2 mixer (Dao and Gu 2024) around the scan of ``kernels.ops``: any length, any chunking, one result."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -6,8 +6,6 @@ import mlx.nn as nn
 from ..cache import RecurrentCache
 from ..kernels import ops
 from .mlp import swiglu
-
-CHUNK = 64  # tokens whose pairwise decays are worked out at once
 
 
 def parts(x: mx.array, n: int) -> mx.array:
@@ -39,45 +37,6 @@ def causal_conv(conv: nn.Conv1d, x: mx.array, cache: RecurrentCache, slot: int, 
     seen = mx.concatenate([past, x], axis=1)
     cache[slot] = seen[:, seen.shape[1] - keep :]
     return conv(seen)
-
-
-def scan(x, dt, a, b, c, state):
-    """The state space recurrence h = exp(dt·a)·h + dt·x⊗b, y = h·c, in float32.
-
-    x (B, L, heads, dim), dt (B, L, heads), a (heads,), b and c (B, L, groups, n), state (B, heads, dim, n) or None.
-    Returns y like x, and the last state.
-    """
-    batch, length, heads, dim = x.shape
-    groups, n = b.shape[2:]
-    if state is None:
-        state = mx.zeros((batch, heads, dim, n), mx.float32)
-    x, b, c, dt = (t.astype(mx.float32) for t in (x, b, c, dt))
-    repeat = heads // groups
-    outs = []
-    for start in range(0, length, CHUNK):
-        piece = slice(start, min(start + CHUNK, length))
-        bh, ch = (mx.repeat(t[:, piece], repeat, axis=2).swapaxes(1, 2) for t in (b, c))  # (B, heads, l, n)
-        y, state = _scan_chunk(x[:, piece].swapaxes(1, 2), dt[:, piece].swapaxes(1, 2), a, bh, ch, state)
-        outs.append(y.swapaxes(1, 2))
-    return (outs[0] if len(outs) == 1 else mx.concatenate(outs, axis=1)), state
-
-
-def _scan_chunk(x, dt, a, b, c, state):
-    """One chunk with heads in front: x (B, heads, l, dim), dt (B, heads, l), b and c (B, heads, l, n)."""
-    length = x.shape[2]
-    total = mx.cumsum(dt * a[:, None], axis=-1)  # log of the decay from the chunk's start to after each token
-    dtx = dt[..., None] * x
-    y = mx.exp(total)[..., None] * (c @ state.swapaxes(-1, -2))
-    if length == 1:
-        new = mx.exp(total)[..., None] * state + dtx.swapaxes(-1, -2) @ b
-        return y + (c * b).sum(-1, keepdims=True) * dtx, new
-    between = total[..., :, None] - total[..., None, :]  # never above 0 where it counts: no overflow
-    earlier = mx.arange(length)[:, None] >= mx.arange(length)
-    decay = mx.exp(mx.where(earlier, between, -mx.inf))
-    y = y + ((c @ b.swapaxes(-1, -2)) * decay) @ dtx
-    left = mx.exp(total[..., -1:] - total)[..., None]
-    new = mx.exp(total[..., -1])[..., None, None] * state + (dtx * left).swapaxes(-1, -2) @ b
-    return y, new
 
 
 class Mamba2(nn.Module):
@@ -125,7 +84,7 @@ class Mamba2(nn.Module):
         if valid is not None:
             dt = mx.where(valid[..., None], dt, 0.0)  # no step in time: padding leaves the state as it is
         xs = parts(xs, self.heads)
-        y, cache[1] = scan(
+        y, cache[1] = ops.ssm_scan(
             xs, dt, -mx.exp(self.A_log.astype(mx.float32)), parts(b, self.groups), parts(c, self.groups), cache[1]
         )
         cache.advance(x.shape[1])

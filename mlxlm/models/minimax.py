@@ -12,8 +12,9 @@ from .. import recipe
 from ..architecture import Architecture
 from ..cache import RecurrentCache
 from ..decoder import Decoder
+from ..kernels import ops
 from ..layers import Experts, RMSNorm, SparseMoE, activation, gated, top_k
-from ..layers.mamba import parts, scan
+from ..layers.mamba import parts
 from . import minimax_m2
 
 
@@ -59,7 +60,7 @@ class LightningAttention(nn.Module):
         q, k, v = mx.split(parts(self._act(self.qkv_proj(x)), self.heads), 3, axis=-1)
         valid = step.valid()  # padding takes no step in time and writes nothing
         time = mx.ones((*x.shape[:2], self.heads)) * (1.0 if valid is None else valid[..., None])
-        y, cache[0] = scan(v, time, self._rates, k, q, cache[0])
+        y, cache[0] = ops.ssm_scan(v, time, self._rates, k, q, cache[0])
         cache.advance(x.shape[1])
         y = self.norm(y.flatten(-2).astype(x.dtype))
         return self.out_proj(mx.sigmoid(self.output_gate(x)) * y)

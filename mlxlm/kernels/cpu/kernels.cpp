@@ -4,6 +4,7 @@
 #include "dense.h"
 #include "pointwise.h"
 #include "quantized.h"
+#include "recurrent.h"
 #include "table.h"
 
 namespace {
@@ -23,8 +24,8 @@ constexpr const char* name = "avx2";
 constexpr const char* name = "scalar";
 #endif
 
-constexpr Table table = {name,       quantized_matmul, dense_matmul, quantized_rows, rms_norm,
-                         layer_norm, swiglu,           rope,         attention,      to_f32};
+constexpr Table table = {name,   quantized_matmul, dense_matmul, quantized_rows, rms_norm,   layer_norm,
+                         swiglu, rope,             attention,    state_space,    delta_rule, to_f32};
 
 }  // namespace
 

@@ -35,4 +35,10 @@ mx::array op_rope(const mx::array& x, int dims, bool traditional, std::optional<
 mx::array op_attention(const mx::array& q, const mx::array& k, const mx::array& v, float scale,
                        const std::variant<std::monostate, std::string, mx::array>& mask, const MaybeArray& sinks);
 
+// Each gives y and the state after the last position.
+std::pair<mx::array, mx::array> op_ssm_scan(const mx::array& x, const mx::array& dt, const mx::array& a,
+                                            const mx::array& b, const mx::array& c, const MaybeArray& state);
+std::pair<mx::array, mx::array> op_delta_scan(const mx::array& q, const mx::array& k, const mx::array& v,
+                                              const mx::array& g, const mx::array& beta, const MaybeArray& state);
+
 }  // namespace mlxlm

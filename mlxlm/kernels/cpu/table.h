@@ -17,6 +17,8 @@ struct Table {
   void (*swiglu)(Dtype, const void* gate, const void* up, void* out, int64_t count);
   void (*rope)(const Rope&);
   void (*attention)(const Attention&);
+  void (*state_space)(const StateSpace&);
+  void (*delta_rule)(const DeltaRule&);
   void (*to_f32)(Dtype, const void* x, float* out, int64_t count);
 };
 

@@ -88,4 +88,19 @@ struct Rope {
   const float *cosine, *sine;
 };
 
+// h = exp(dt a) h + dt x (x) b, y = h . c: x (B, L, H, P), dt (B, L, H), a (H,), b and c (B, L, G, N), states (B, H, P, N).
+struct StateSpace {
+  const float *x, *dt, *a, *b, *c, *state;
+  float *y, *last;
+  int B, L, H, G, P, N;
+};
+
+// S = exp(g) S, S += k (x) beta (v - S k), y = S q: q and k (B, L, H, K), v (B, L, H, V), g and beta (B, L, H),
+// states (B, H, K, V).
+struct DeltaRule {
+  const float *q, *k, *v, *g, *beta, *state;
+  float *y, *last;
+  int B, L, H, K, V;
+};
+
 }  // namespace mlxlm
