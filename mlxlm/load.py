@@ -103,7 +103,8 @@ def _native(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, A
     if not checkpoint.is_mlx:
         weights = apply(architecture.values, weights, config)
     weights = drop_spare(weights, raw, config)
-    if settings := quantization(raw, where):
+    packed = getattr(config, "quantization_config", None)  # weights that the model takes as they are packed
+    if settings := None if packed else quantization(raw, where):
         settings = {path: v for key, v in settings.items() for path in rename_path(architecture.names, key)}
         quantize_structure(model, weights, settings, where)
     missing = getattr(checkpoint, "missing_files", [])

@@ -16,9 +16,11 @@ def attention(c: DecoderConfig, kind: Callable[..., Attention] = Attention, **pa
     return kind(c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, **parts)
 
 
-def gated_mlp(c: DecoderConfig, hidden: int | None = None, **parts) -> GatedMLP:
-    """A gated MLP with the config's activation."""
-    return GatedMLP(c.hidden_size, hidden or c.intermediate_size, **{"glu": gated(c.hidden_act), **parts})
+def gated_mlp(
+    c: DecoderConfig, hidden: int | None = None, *, kind: Callable[..., GatedMLP] = GatedMLP, **parts
+) -> GatedMLP:
+    """A gated MLP of a ``kind`` with the config's activation."""
+    return kind(c.hidden_size, hidden or c.intermediate_size, **{"glu": gated(c.hidden_act), **parts})
 
 
 def norm(c: DecoderConfig, kind: Callable = RMSNorm) -> Callable:

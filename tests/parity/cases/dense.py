@@ -463,4 +463,11 @@ CASES = [
         dict(LLAMA4, moe_layers=[], tie_word_embeddings=True, attention_chunk_size=64, attn_temperature_tuning=False),
         mlx_lm_wrong="norms the heads of layers without positions too",
     ),
+    Case("bitnet", "dense", mlx_lm_wrong="expects packed weights, on Metal"),
+    Case(
+        "bitnet",
+        "dense-tied-biases",
+        dict(attention_bias=True, tie_word_embeddings=True),
+        mlx_lm_wrong="expects packed weights, on Metal",
+    ),
 ]
