@@ -1,9 +1,6 @@
-"""What every test shares: examples drawn the same way each time in CI, where a new one would come as a surprise."""
+"""For all tests: Ctrl-C means what it means in a terminal, also where the run was started in the background."""
 
-import os
+import signal
 
-from hypothesis import settings
-
-settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
-settings.register_profile("local", deadline=None)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+# A shell ignores SIGINT for its background jobs, and whoever it starts inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -103,9 +103,9 @@ def _printed(stream, figures: bool) -> int:
 
 def summary(stats, ended: str | None = None) -> str:
     """One line: prompt and answer in tokens and tokens per second, peak memory, and whether the answer was cut."""
-    line = (f"prompt {stats.prompt_tokens} tokens, {stats.prompt_tps:.1f} tokens/s · "
-            f"answer {stats.generation_tokens} tokens, {stats.generation_tps:.1f} tokens/s · "
-            f"peak memory {stats.peak_memory:.2f} GB")
+    prompt, answer = ((f"{count} tokens, {rate:.1f} tokens/s" if rate else f"{count} tokens") for count, rate in (
+        (stats.prompt_tokens, stats.prompt_tps), (stats.generation_tokens, stats.generation_tps)))
+    line = f"prompt {prompt} · answer {answer} · peak memory {stats.peak_memory:.2f} GB"
     return f"{line} · cut off at --max-tokens" if ended == "length" else line
 
 
