@@ -6,6 +6,8 @@ Kautz and Hatamizadeh (2024); the native kernels follow the definitions, and tak
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mlx.core as mx
 
 from mlxlm.kernels.choice import CHOICE
@@ -91,14 +93,14 @@ def _unit_lower_inverse(lower: mx.array) -> mx.array:
     return inverse
 
 
-def _differentiable(native, plain):
+def _differentiable(native, plain) -> Callable[..., tuple[mx.array, mx.array]]:
     f = mx.custom_function(native)
 
     @f.vjp
     def _(primals, cotangents, _outputs):
         return tuple(mx.vjp(plain, list(primals), list(cotangents))[1])
 
-    return f
+    return f  # pyright: ignore[reportReturnType]
 
 
 if CHOICE.module is not None:
@@ -106,7 +108,7 @@ if CHOICE.module is not None:
     _native_delta = _differentiable(CHOICE.module.delta_scan, plain_delta_scan)
 
 
-def ssm_scan(x, dt, a, b, c, state):
+def ssm_scan(x, dt, a, b, c, state) -> tuple[mx.array, mx.array]:
     """The state space recurrence h = exp(dt·a)·h + dt·x⊗b, y = h·c, in float32.
 
     x (B, L, heads, dim), dt (B, L, heads), a (heads,), b and c (B, L, groups, n), state (B, heads, dim, n) or None.
@@ -119,7 +121,7 @@ def ssm_scan(x, dt, a, b, c, state):
     return _native_ssm(x, dt, a, b, c, state)
 
 
-def delta_scan(q, k, v, g, beta, state):
+def delta_scan(q, k, v, g, beta, state) -> tuple[mx.array, mx.array]:
     """The gated delta rule S = exp(g)·S, S += k ⊗ beta·(v - S·k), y = S·q, in float32.
 
     q and k (B, L, heads, k_dim), v (B, L, heads, v_dim), g and beta (B, L, heads), state (B, heads, k_dim, v_dim) or

@@ -97,8 +97,7 @@ inline void attend_part(const Attention& a, int b, int hk, int begin, int end, P
   score_keys(a, k, q, queries, begin, end, scores, stride);
   for (int i = 0; i < queries; i++) {
     float* row = scores + i * stride;
-    if (has_array(a))
-      for (int s = begin; s < end; s++) row[s - begin] = masked(a, row[s - begin], b, hk * group + i / a.L, i % a.L, s);
+    if (has_array(a)) apply_mask(a, b, hk * group + i / a.L, i % a.L, begin, end - begin, row, 1);
     for (int s = greater(begin, visible(a, i % a.L)); s < end; s++) row[s - begin] = -__builtin_inff();
     weigh(row, end - begin, out[i]);
   }

@@ -11,14 +11,19 @@ constexpr float HIDDEN = -3.4028235e38f;
 // The last key, plus one, that query position l may see.
 inline int visible(const Attention& a, int l) { return a.mask.kind == Mask::causal ? a.S - a.L + l + 1 : a.S; }
 
-// The score of query (b, h, l) and key s under an array mask.
-inline float masked(const Attention& a, float score, int b, int h, int l, int s) {
+// Applies an array mask to `count` scores of query (b, h, l), for keys s on; the scores lie `apart` from each other.
+inline void apply_mask(const Attention& a, int b, int h, int l, int s, int count, float* scores, int apart) {
   const Mask& m = a.mask;
-  const int64_t at = b * m.stride[0] + h * m.stride[1] + l * m.stride[2] + s * m.stride[3];
-  if (m.kind == Mask::boolean) return ((const uint8_t*)m.data)[at] ? score : HIDDEN;
-  if (m.type == Dtype::f32) return score + ((const float*)m.data)[at];
-  if (m.type == Dtype::bf16) return score + value(((const bf16*)m.data)[at]);
-  return score + value(((const f16*)m.data)[at]);
+  const int64_t at = b * m.stride[0] + h * m.stride[1] + l * m.stride[2] + s * m.stride[3], step = m.stride[3];
+  if (m.kind == Mask::boolean) {
+    const uint8_t* seen = (const uint8_t*)m.data + at;
+    for (int i = 0; i < count; i++) scores[i * apart] = seen[i * step] ? scores[i * apart] : HIDDEN;
+    return;
+  }
+  by_type(m.type, [&]<class T>(T*) {
+    const T* more = (const T*)m.data + at;
+    for (int i = 0; i < count; i++) scores[i * apart] += value(more[i * step]);
+  });
 }
 
 inline bool has_array(const Attention& a) { return a.mask.kind >= Mask::boolean; }

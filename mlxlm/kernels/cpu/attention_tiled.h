@@ -63,8 +63,7 @@ inline void mask_scores(const Attention& a, const Tile& t, int s0, int count, fl
   if (a.mask.kind == Mask::causal && s0 + count <= visible(a, t.start / group)) return;
   for (int i = 0; i < t.used; i++) {
     const int l = (t.start + i) / group, h = t.hk * group + (t.start + i) % group;
-    if (has_array(a))
-      for (int s = 0; s < count; s++) scores[s * WIDE + i] = masked(a, scores[s * WIDE + i], t.b, h, l, s0 + s);
+    if (has_array(a)) apply_mask(a, t.b, h, l, s0, count, scores + i, WIDE);
     else
       for (int s = greater(0, visible(a, l) - s0); s < count; s++) scores[s * WIDE + i] = -__builtin_inff();
   }
