@@ -1,4 +1,4 @@
-"""Baichuan M1: each key and value is mixed with the one before it; sliding layers may have heads of their own number."""
+"""Baichuan M1: each key and value is mixed with the one before it; sliding layers have their own number of heads."""
 
 from dataclasses import dataclass, field
 
@@ -58,7 +58,9 @@ def mixed(x: mx.array, kernel: mx.array, last: RecurrentCache, slot: int, valid:
     """x (B, L, heads, dim) and what came before each token, weighted; ``last`` keeps the last one. Padding is zeros."""
     if valid is not None:
         x = mx.where(valid[..., None, None], x, mx.array(0, x.dtype))
-    before = mx.zeros_like(x[:, :1]) if last[slot] is None else last[slot]
+    before = last[slot]
+    if before is None:
+        before = mx.zeros_like(x[:, :1])
     last[slot] = x[:, -1:]
     weights = kernel[0, 0]  # (heads, 1, 2)
     return mx.concatenate([before, x[:, :-1]], axis=1) * weights[..., 0] + x * weights[..., 1]

@@ -203,7 +203,10 @@ def mimo_config(config: dict[str, Any]) -> dict[str, Any]:
     config["sliding_window_size"] = config["sliding_window"] - 1
     config["swa_num_key_value_heads"] = 2 * config["num_key_value_heads"]
     config["layernorm_epsilon"] = config.pop("rms_norm_eps")
-    return config
+    for part in ("num_attention_heads", "head_dim", "v_head_dim"):
+        config[f"swa_{part}"] = config[part]
+    config |= {"add_swa_attention_sink_bias": True, "add_full_attention_sink_bias": False, "n_shared_experts": None}
+    return {**config, "scoring_func": "sigmoid", "topk_method": "noaux_tc"}
 
 
 def gemma4_config(config: dict[str, Any]) -> dict[str, Any]:

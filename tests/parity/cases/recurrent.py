@@ -95,6 +95,7 @@ CASES = [
     ),
     Case("falcon_h1", "multipliers", dict(H1, **MUP)),
     Case("falcon_h1", "tied-no-conv-bias", dict(H1, **MUP, tie_word_embeddings=True, mamba_conv_bias=False)),
+    Case("falcon_h1", "keys-multiplied", dict(H1, **MUP, key_multiplier=0.4), mlx_lm_wrong="loses key_multiplier"),
     Case(
         "falcon_h1",
         "all-multipliers-biases-groups",
