@@ -84,9 +84,10 @@ TELLING = (
 
 # Spellings of one field: a config may use another one than the model's class does.
 SYNONYMS = (
-    ("hidden_size", "n_embd", "d_model"),
-    ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    ("hidden_size", "n_embd", "d_model", "model_dim"),
+    ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers"),
     ("num_attention_heads", "n_head", "n_heads"),
+    ("num_key_value_heads", "n_kv_heads"),
     ("max_position_embeddings", "n_positions"),
     ("intermediate_size", "n_inner"),
     ("hidden_act", "activation_function"),

@@ -89,6 +89,37 @@ def as_acereason(state: dict, config: dict) -> tuple[dict, dict]:
     return state, dict(config, model_type="acereason")
 
 
+LILLE = (
+    (r"^model\.embed_tokens", "transformer.tok_embeddings"),
+    (r"^model\.", "transformer."),
+    (r"\.input_layernorm", ".attention.norm"),
+    (r"\.post_attention_layernorm", ".feed_forward.norm"),
+    (r"\.self_attn\.o_proj", ".attention.out_proj"),
+    (r"\.mlp\.", ".feed_forward."),
+)
+
+
+def as_lille(state: dict, config: dict) -> tuple[dict, dict]:
+    """Queries, keys and values one after the other in one tensor; sizes in GPT-2's words."""
+    state = renamed(state, LILLE)
+    for name in [n for n in state if ".q_proj." in n]:
+        parts = [state.pop(name.replace("q_proj", p)) for p in ("q_proj", "k_proj", "v_proj")]
+        state[name.replace("self_attn.q_proj", "attention.qkv_proj")] = torch.cat(parts)
+    if not config:
+        return state, config
+    words = dict(
+        n_embd="hidden_size",
+        n_layer="num_hidden_layers",
+        n_head="num_attention_heads",
+        vocab_size="vocab_size",
+        n_kv_heads="num_key_value_heads",
+        layer_norm_eps="rms_norm_eps",
+        block_size="max_position_embeddings",
+    )
+    rope = dict(rope_theta=config["rope_parameters"]["rope_theta"], tie_word_embeddings=True)
+    return state, {"model_type": "lille-130m", **{new: config[old] for new, old in words.items()}, **rope}
+
+
 MUP = dict(embedding_multiplier=12.0, residual_multiplier=1.4 / 2, logits_scaling=4.0, attention_multiplier=0.25)
 NTK = dict(rope_type="dynamic", rope_theta=10000.0, factor=4.0)
 
@@ -126,5 +157,27 @@ CASES = [
         like="qwen2",
         rewrite=as_acereason,
         mlx_lm_wrong="has no such type",
+    ),
+    Case(
+        "lille-130m",
+        "plain",
+        dict(hidden_size=96, intermediate_size=256, head_dim=24, tie_word_embeddings=True),
+        like="helium",
+        rewrite=as_lille,
+    ),
+    Case(
+        "lille-130m",
+        "odd-heads-theta",
+        dict(
+            hidden_size=96,
+            intermediate_size=256,
+            head_dim=32,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            tie_word_embeddings=True,
+            rope_parameters=dict(rope_type="default", rope_theta=500.0),
+        ),
+        like="helium",
+        rewrite=as_lille,
     ),
 ]
