@@ -273,8 +273,8 @@ def may_matter(name: str, value: Any) -> bool:
 
 
 def _harmless(name: str, value: Any) -> bool:
-    named = name in HARMLESS or name.startswith(("_", "summary_")) or name.endswith(("token_id", "dropout"))
-    return named or _neutral(value)
+    ends = ("token_id", "dropout", "dropout_prob", "pdrop", "softmax_in_fp32")
+    return name in HARMLESS or name.startswith(("_", "summary_")) or name.endswith(ends) or _neutral(value)
 
 
 def _judge(name: str, value: Any, known: dict, where: str, model_type: Any) -> None:

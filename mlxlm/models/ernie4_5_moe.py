@@ -25,12 +25,13 @@ class Config(ernie4_5.Config):
     moe_layer_interval: int = 1
     moe_norm_min: float = 1e-12
     moe_gate_act: str = "softmax"
+    moe_gate: str = "topk"
     moe_use_aux_free: bool = True
     moe_capacity: list[int] | None = None  # counts in training only
 
     def __post_init__(self):
         super().__post_init__()
-        recipe.only(self, moe_gate_act="softmax", use_bias=False)
+        recipe.only(self, moe_gate="topk", moe_gate_act="softmax", use_bias=False)
 
     def sparse(self, i: int) -> bool:
         """Whether layer i has experts."""

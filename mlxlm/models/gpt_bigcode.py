@@ -11,8 +11,6 @@ from . import gpt2
 class Config(gpt2.Config):
     hidden_act: str = "gelu_pytorch_tanh"
     multi_query: bool = True
-    attention_softmax_in_fp32: bool = True
-    scale_attention_softmax_in_fp32: bool = True
 
     def __post_init__(self):
         self.num_key_value_heads = 1 if self.multi_query else self.num_attention_heads

@@ -18,11 +18,13 @@ class Config(llama.Config):
     norm_type: str = "hf_rms"
     use_rotary_pos_emb: bool = True
     org_vocab_size: int | None = None
+    use_cla: bool = False
+    cla_share_factor: int = 1  # counts with use_cla only
 
     def __post_init__(self):
         self.head_dim = self.head_dim or self.attention_head_dim or 0
         super().__post_init__()
-        recipe.only(self, use_rotary_pos_emb=True, sliding_window=None, layer_types=None)
+        recipe.only(self, use_rotary_pos_emb=True, use_cla=False, sliding_window=None, layer_types=None)
         settings = self.rope_parameters or {}
         if settings.get("rope_type") == "dynamic" and settings.get("alpha"):
             stretch = settings["alpha"] ** (self.head_dim / (self.head_dim - 2))

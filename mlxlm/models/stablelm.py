@@ -20,6 +20,7 @@ class Config(DecoderConfig):
     use_qkv_bias: bool = False
     qk_layernorm: bool = False
     use_parallel_residual: bool = False
+    rope_pct: float | None = None  # partial_rotary_factor, said again
 
 
 def build(c: Config) -> Decoder:

@@ -17,7 +17,15 @@ class Config(DecoderConfig):
     max_position_embeddings: int = 4096
     sliding_window: int | None = None
     use_bias: bool = True
+    activation_function: str | None = None  # stands beside hidden_act in the releases, and nothing reads it
+    norm_type: str = "layer_norm"
+    mlp_type: str = "default"
+    scale_attn_weights: bool = True
     tie_word_embeddings: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        recipe.only(self, norm_type="layer_norm", mlp_type="default", scale_attn_weights=True)
 
 
 def build(c: Config) -> Decoder:

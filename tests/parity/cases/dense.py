@@ -153,7 +153,11 @@ CASES = [
             mlp_bias=True,
         ),
     ),
-    Case("granite", "plain-tied-llama3", dict(intermediate_size=128, tie_word_embeddings=True, rope_parameters=LLAMA3)),
+    Case(
+        "granite",
+        "plain-tied-llama3",
+        dict(intermediate_size=128, attention_multiplier=0.25, tie_word_embeddings=True, rope_parameters=LLAMA3),
+    ),
     Case(
         "granitemoe",
         "multipliers",
