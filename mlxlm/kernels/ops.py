@@ -10,7 +10,7 @@ results, for both versions:
 - ``attention(q, k, v, *, scale, mask, sinks)``: q (B, Hq, L, D), k (B, Hk, S, D), v (B, Hk, S, Dv), as
   ``mx.fast.scaled_dot_product_attention``; ``mask`` is None, "causal", or a boolean or additive array that
   broadcasts to (B, Hq, L, S); ``sinks`` (Hq,).
-- ``swiglu(gate, up)``: silu(gate) * up, same shapes.
+- ``swiglu(gate, up)``: silu(gate) * up, same shapes; ``geglu(gate, up)``: gelu(gate) * up, by gelu's tanh form.
 - ``linear(x, weight, bias)``: x (..., K) by weight (N, K), result (..., N).
 - ``quantized_matmul(x, w, scales, biases, *, transpose, group_size, bits, mode)``: as ``mx.quantized_matmul``, but the
   result always has x's dtype, whatever dtype the scales have.
@@ -26,7 +26,7 @@ from mlxlm.kernels.choice import CHOICE
 from mlxlm.kernels.recurrent import delta_scan, ssm_scan
 
 __all__ = [
-    "attention", "delta_scan", "gather_mm", "gather_qmm", "layer_norm", "linear", "quantized_embedding",
+    "attention", "delta_scan", "gather_mm", "gather_qmm", "geglu", "layer_norm", "linear", "quantized_embedding",
     "quantized_linear", "quantized_matmul", "rms_norm", "rope", "ssm_scan", "swiglu",
 ]
 
@@ -40,6 +40,7 @@ def _pick(name: str):
 attention = _pick("attention")
 gather_mm = _pick("gather_mm")
 gather_qmm = _pick("gather_qmm")
+geglu = _pick("geglu")
 layer_norm = _pick("layer_norm")
 linear = _pick("linear")
 quantized_embedding = _pick("quantized_embedding")

@@ -31,6 +31,11 @@ def swiglu(gate, up):
     return gate * mx.sigmoid(gate) * up
 
 
+def geglu(gate, up):
+    u = 0.7978845608 * (gate + 0.044715 * gate * gate * gate)  # the square root of 2 / pi
+    return 0.5 * gate * (1 + mx.tanh(u)) * up
+
+
 def linear(x, weight, bias=None):
     y = x @ weight.swapaxes(-1, -2)
     return y if bias is None else y + bias

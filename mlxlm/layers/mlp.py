@@ -47,13 +47,14 @@ def swiglu(gate: mx.array, up: mx.array) -> mx.array:
 
 def geglu(gate: mx.array, up: mx.array) -> mx.array:
     """gelu(gate) * up, by the tanh formula."""
-    return nn.gelu_approx(gate) * up
+    return ops.geglu(gate, up)
 
 
 def gated(name: str) -> Glu:
     """The gated unit of an activation: act(gate) * up."""
     act = activation(name)
-    return swiglu if act is nn.silu else lambda gate, up: act(gate) * up
+    known = {nn.silu: swiglu, nn.gelu_approx: geglu}
+    return known.get(act, lambda gate, up: act(gate) * up)
 
 
 class GatedMLP(nn.Module):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_reference import DTYPES, check, numbers, random
 
-from mlxlm.kernels import ops
+from mlxlm.kernels import ops, plain
 
 dtypes = st.sampled_from(list(DTYPES.values()))
 shapes = st.lists(st.integers(1, 6), min_size=0, max_size=3)
@@ -43,6 +43,16 @@ def test_swiglu(shape, D, dtype, size):
     with np.errstate(over="ignore"):
         want = g / (1 + np.exp(-g)) * numbers(up)
     check(ops.swiglu(gate, up), want, abs(want), dtype, terms=1e-6)
+
+
+@given(shape=shapes, D=st.integers(1, 150), dtype=dtypes, size=st.sampled_from((1, 30, 200)))
+def test_geglu(shape, D, dtype, size):
+    rng = np.random.default_rng(D)
+    gate, up = random(rng, (*shape, D), dtype, size), random(rng, (*shape, D), dtype)
+    g, u = numbers(gate), numbers(up)
+    want = 0.5 * g * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g**3))) * u
+    check(ops.geglu(gate, up), want, abs(u), dtype, terms=1e-6)
+    assert mx.allclose(ops.geglu(gate, up), plain.geglu(gate, up), rtol=0.05, atol=0.05)
 
 
 def test_large_arrays_are_shared_out():

@@ -32,6 +32,7 @@ NB_MODULE(_cpu, m) {
   m.def("rms_norm", &op_rms_norm, "x"_a, "weight"_a.none(), "eps"_a);
   m.def("layer_norm", &op_layer_norm, "x"_a, "weight"_a.none(), "bias"_a.none(), "eps"_a);
   m.def("swiglu", &op_swiglu, "gate"_a, "up"_a);
+  m.def("geglu", &op_geglu, "gate"_a, "up"_a);
   m.def("linear", &op_linear, "x"_a, "weight"_a, "bias"_a = nb::none());
   m.def("rope", &op_rope, "x"_a, "dims"_a, nb::kw_only(), "traditional"_a = false, "base"_a.none() = 10000.0f,
         "scale"_a = 1.0f, "offset"_a = 0, "freqs"_a = nb::none());

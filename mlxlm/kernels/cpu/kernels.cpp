@@ -25,7 +25,7 @@ constexpr const char* name = "scalar";
 #endif
 
 constexpr Table table = {name,   quantized_matmul, dense_matmul, quantized_rows, rms_norm,   layer_norm,
-                         swiglu, rope,             attention,    state_space,    delta_rule, to_f32};
+                         gated,  rope,             attention,    state_space,    delta_rule, to_f32};
 
 }  // namespace
 

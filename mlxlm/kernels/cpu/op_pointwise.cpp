@@ -60,24 +60,44 @@ class LayerNorm : public Kernel {
   bool has_weight_, has_bias_;
 };
 
-class SwiGLU : public Kernel {
- public:
-  explicit SwiGLU(mx::Stream s) : Kernel(s) {}
-  const char* name() const override { return "mlxlm.SwiGLU"; }
+// gelu(x) by its tanh form, in MLX's operations.
+mx::array plain_gelu(const mx::array& x) {
+  auto number = [&](float f) { return mx::array(f, x.dtype()); };
+  auto cube = mx::multiply(mx::multiply(x, x), x);
+  auto u = mx::multiply(number(0.7978845608f), mx::add(x, mx::multiply(number(0.044715f), cube)));
+  return mx::multiply(mx::multiply(number(0.5f), x), mx::add(number(1), mx::tanh(u)));
+}
 
-  mx::array plain(const std::vector<mx::array>& in) const override {
-    return mx::multiply(mx::multiply(in[0], mx::sigmoid(in[0])), in[1]);
-  }
+mx::array plain_gated(Gate kind, const mx::array& gate, const mx::array& up) {
+  return mx::multiply(kind == Gate::silu ? mx::multiply(gate, mx::sigmoid(gate)) : plain_gelu(gate), up);
+}
+
+class Gated : public Kernel {
+ public:
+  Gated(mx::Stream s, Gate kind) : Kernel(s), kind_(kind) {}
+  const char* name() const override { return "mlxlm.Gated"; }
+
+  mx::array plain(const std::vector<mx::array>& in) const override { return plain_gated(kind_, in[0], in[1]); }
 
   void eval_cpu(const std::vector<mx::array>& in, mx::array& out) override {
     allocate(out);
     auto& encoder = mx::cpu::get_command_encoder(stream());
     encoder.dispatch([gate = row_major(in[0], encoder), up = row_major(in[1], encoder), to = out.data<void>(),
-                      type = kernel_type(out.dtype()), count = int64_t(out.size())] {
-      kernels().swiglu(type, gate, up, to, count);
+                      kind = kind_, type = kernel_type(out.dtype()), count = int64_t(out.size())] {
+      kernels().gated(type, kind, gate, up, to, count);
     });
   }
+
+ private:
+  Gate kind_;
 };
+
+mx::array op_gated(Gate kind, const mx::array& gate, const mx::array& up) {
+  if (!on_cpu() || !is_kernel_float(gate.dtype()) || gate.dtype() != up.dtype() || gate.shape() != up.shape() ||
+      gate.size() == 0)
+    return plain_gated(kind, gate, up);
+  return mx::array(gate.shape(), gate.dtype(), std::make_shared<Gated>(cpu_stream(), kind), {gate, up});
+}
 
 bool is_vector_of(const MaybeArray& a, int size) {
   return !a || (a->ndim() == 1 && a->shape(0) == size && is_kernel_float(a->dtype()));
@@ -104,11 +124,8 @@ mx::array op_layer_norm(const mx::array& x, const MaybeArray& weight, const Mayb
   return mx::array(x.shape(), mx::result_type(inputs), std::move(kernel), inputs);
 }
 
-mx::array op_swiglu(const mx::array& gate, const mx::array& up) {
-  if (!on_cpu() || !is_kernel_float(gate.dtype()) || gate.dtype() != up.dtype() || gate.shape() != up.shape() ||
-      gate.size() == 0)
-    return mx::multiply(mx::multiply(gate, mx::sigmoid(gate)), up);
-  return mx::array(gate.shape(), gate.dtype(), std::make_shared<SwiGLU>(cpu_stream()), {gate, up});
-}
+mx::array op_swiglu(const mx::array& gate, const mx::array& up) { return op_gated(Gate::silu, gate, up); }
+
+mx::array op_geglu(const mx::array& gate, const mx::array& up) { return op_gated(Gate::gelu_tanh, gate, up); }
 
 }  // namespace mlxlm

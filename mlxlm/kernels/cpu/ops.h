@@ -30,6 +30,7 @@ mx::array op_linear(const mx::array& x, const mx::array& weight, const MaybeArra
 mx::array op_rms_norm(const mx::array& x, const MaybeArray& weight, float eps);
 mx::array op_layer_norm(const mx::array& x, const MaybeArray& weight, const MaybeArray& bias, float eps);
 mx::array op_swiglu(const mx::array& gate, const mx::array& up);
+mx::array op_geglu(const mx::array& gate, const mx::array& up);
 mx::array op_rope(const mx::array& x, int dims, bool traditional, std::optional<float> base, float scale,
                   const std::variant<int, mx::array>& offset, const MaybeArray& freqs);
 mx::array op_attention(const mx::array& q, const mx::array& k, const mx::array& v, float scale,

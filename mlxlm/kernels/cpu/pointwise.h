@@ -80,15 +80,21 @@ void layer_norm(Dtype type, const void* x, const float* weight, const float* bia
   });
 }
 
-void swiglu(Dtype type, const void* gate, const void* up, void* out, int64_t count) {
+// Both gates are x sigmoid(t(x)): 1 + tanh(u) is 2 sigmoid(2 u).
+inline V opened(V x, Gate gate) {
+  const V t = gate == Gate::silu ? x : x * fma(x * x, splat(0.0713548162726f), splat(1.59576912161f));
+  return x / (vexp(-t) + 1.f);
+}
+
+void gated(Dtype type, Gate kind, const void* gate, const void* up, void* out, int64_t count) {
   by_type(type, [&]<class T>(T*) {
     const T *g = (const T*)gate, *u = (const T*)up;
     T* o = (T*)out;
-    const auto one = [](V a, V b) { return a / (vexp(-a) + 1.f) * b; };
     in_parts((count + W - 1) / W, 4 * W, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin * W; i < end * W; i += W) {
-        if (i + W <= count) store(o + i, one(load(g + i), load(u + i)));
-        else store_n(o + i, one(load_n(g + i, int(count - i)), load_n(u + i, int(count - i))), int(count - i));
+        const int left = int(lesser(count - i, int64_t(W)));
+        if (left == W) store(o + i, opened(load(g + i), kind) * load(u + i));
+        else store_n(o + i, opened(load_n(g + i, left), kind) * load_n(u + i, left), left);
       }
     });
   });

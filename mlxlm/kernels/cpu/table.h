@@ -14,7 +14,7 @@ struct Table {
   void (*rms_norm)(Dtype, const void* x, const float* weight, float eps, void* out, Dtype out_type, int64_t rows, int D);
   void (*layer_norm)(Dtype, const void* x, const float* weight, const float* bias, float eps, void* out, Dtype out_type,
                      int64_t rows, int D);
-  void (*swiglu)(Dtype, const void* gate, const void* up, void* out, int64_t count);
+  void (*gated)(Dtype, Gate, const void* gate, const void* up, void* out, int64_t count);
   void (*rope)(const Rope&);
   void (*attention)(const Attention&);
   void (*state_space)(const StateSpace&);
