@@ -66,7 +66,7 @@ def _llama3(p: Plan, end: int) -> tuple[np.ndarray, float]:
     inverse = p.inverse()
     wavelength = 2 * math.pi / inverse
     slow = inverse / p.number("factor")
-    smooth = (p.original / wavelength - low) / ((high - low) or 1)  # Llama 4 has both at 1
+    smooth = (p.original / wavelength - low) / ((high - low) or 1)  # some have both at 1
     mixed = (1 - smooth) * slow + smooth * inverse
     scaled = np.where(wavelength > p.original / low, slow, mixed)
     return np.where(wavelength < p.original / high, inverse, scaled).astype(np.float32), 1.0
