@@ -53,8 +53,9 @@ def geglu(gate: mx.array, up: mx.array) -> mx.array:
 def gated(name: str) -> Glu:
     """The gated unit of an activation: act(gate) * up."""
     act = activation(name)
-    known = {nn.silu: swiglu, nn.gelu_approx: geglu}
-    return known.get(act, lambda gate, up: act(gate) * up)
+    if act is nn.silu:
+        return swiglu
+    return geglu if act is nn.gelu_approx else lambda gate, up: act(gate) * up
 
 
 class GatedMLP(nn.Module):
