@@ -21,9 +21,11 @@ def build(c: Config, parts: Callable[[int], dict] | None = None) -> Decoder:
     norm, rope = recipe.norm(c), recipe.rope(c, "full_attention")
 
     def block(i: int) -> PostNorm:
+        own = parts(i) if parts else {}
         attention = recipe.attention(
             c,
-            **(parts(i) if parts else {"rope": rope}),
+            rope=own.get("rope", rope),
+            window=own.get("window"),
             q_norm=FlatRMSNorm(c.num_attention_heads * c.head_dim, c.rms_norm_eps),
             k_norm=FlatRMSNorm(c.num_key_value_heads * c.head_dim, c.rms_norm_eps),
             bias=c.attention_bias,

@@ -19,7 +19,7 @@ class Config(DecoderConfig):
     num_query_heads: list[int]
     num_kv_heads: list[int]
     ffn_multipliers: list[float]
-    head_dim: int
+    head_dim: int = 128
     ffn_dim_divisor: int = 256
     ffn_with_glu: bool = True
     activation_fn_name: str = "swish"
@@ -56,9 +56,15 @@ def build(c: Config) -> Decoder:
     head_norm = partial(RMSNorm, c.head_dim, c.rms_norm_eps)
 
     def block(i: int) -> PreNorm:
-        norms = {"q_norm": head_norm(), "k_norm": head_norm()} if c.normalize_qk_projections else {}
-        heads = (c.num_query_heads[i], c.num_kv_heads[i])
-        attention = Attention(c.hidden_size, *heads, c.head_dim, rope=rope, **norms)
+        heads, normed = (c.num_query_heads[i], c.num_kv_heads[i]), c.normalize_qk_projections
+        attention = Attention(
+            c.hidden_size,
+            *heads,
+            c.head_dim,
+            rope=rope,
+            q_norm=head_norm() if normed else None,
+            k_norm=head_norm() if normed else None,
+        )
         return PreNorm(attention, GatedMLP(c.hidden_size, width(c, i), glu=glu), norm)
 
     return recipe.decoder(c, block, norm)
