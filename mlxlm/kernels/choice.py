@@ -15,6 +15,9 @@ from mlxlm.errors import UsageError
 
 VARIABLE = "MLXLM_KERNELS"
 INSTRUCTION_SETS = ("scalar", "avx2", "avx512")
+# What an extension must offer; one that was built before the newest of these is as good as none.
+OPERATIONS = ("attention", "delta_scan", "gather_mm", "gather_qmm", "geglu", "layer_norm", "linear", "quantized_embedding",
+              "quantized_linear", "quantized_matmul", "rms_norm", "rope", "ssm_scan", "swiglu")
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,11 @@ def choose() -> Choice:
 def _checked(module: ModuleType, wish: str) -> Choice:
     # MLX's C++ interface changes between patch releases: a mismatch would crash, not fail.
     running = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]
-    if module.mlx_version != running:
+    lacking = [name for name in OPERATIONS if not hasattr(module, name)]
+    if module.mlx_version != running or lacking:
         reason = f"they were compiled for mlx {module.mlx_version}, and mlx {running} is installed"
+        if module.mlx_version == running:
+            reason = f"they were built from an older source, without {', '.join(lacking)}"
         warnings.warn(f"mlxlm runs without its CPU kernels: {reason}. Reinstalling mlxlm builds them anew.",
                       RuntimeWarning, stacklevel=2)
         return _none(reason)

@@ -44,7 +44,8 @@ def test_an_unknown_wish_is_an_error(monkeypatch):
 
 def test_an_instruction_set_the_machine_lacks_is_an_error():
     running = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]
-    module = SimpleNamespace(mlx_version=running, choose=lambda wish: None)
+    offered = dict.fromkeys(choice.OPERATIONS)
+    module = SimpleNamespace(mlx_version=running, choose=lambda wish: None, **offered)
     with pytest.raises(UsageError, match="avx512"):
         choice._checked(module, "avx512")
 
@@ -55,6 +56,13 @@ def test_another_mlx_turns_them_off_with_one_warning():
         result = choice._checked(module, "")
     assert result.module is None and "0.1.2" in result.reason
     assert len(warned) == 1
+
+
+def test_an_extension_older_than_the_source_is_not_used():
+    running = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]
+    module = SimpleNamespace(mlx_version=running, choose=lambda wish: "scalar", attention=None)
+    with pytest.warns(RuntimeWarning, match="older source"):
+        assert choice._checked(module, "").module is None
 
 
 def test_import_is_light():
