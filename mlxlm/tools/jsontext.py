@@ -12,6 +12,8 @@ from .cursor import Cursor, Reading
 SPECIAL = re.compile(r'["\\]')
 SCALAR = re.compile(r"[-+.\w]*")
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+BEGUN_NUMBER = re.compile(r"-?[0-9]*\.?[0-9]*(?:[eE][-+]?)?")
+WORDS = ("true", "false", "null")
 BETWEEN = re.compile(r"[\s,]*")
 ARGUMENTS = ("arguments", "parameters")
 
@@ -45,8 +47,9 @@ def scan(cursor: Cursor, start: int) -> Reading[Scan]:
             at += 1
         else:
             end = yield from cursor.run(at, SCALAR)
-            if not _is_scalar(cursor.text[at:end]):
-                return Scan(end, "cut" if end == len(cursor.text) else "bad")
+            word = cursor.text[at:end]
+            if not _is_scalar(word):
+                return Scan(end, "cut" if end == len(cursor.text) and _begins_scalar(word) else "bad")
             at = end
         if expected == "next" and not open_:
             return Scan(at, "ok")
@@ -75,7 +78,11 @@ def _step(expected: str, char: str, open_: list[str]) -> str | None:
 
 
 def _is_scalar(text: str) -> bool:
-    return text in ("true", "false", "null") or NUMBER.fullmatch(text) is not None
+    return text in WORDS or NUMBER.fullmatch(text) is not None
+
+
+def _begins_scalar(text: str) -> bool:
+    return any(word.startswith(text) for word in WORDS) or BEGUN_NUMBER.fullmatch(text) is not None
 
 
 def string_end(cursor: Cursor, at: int, pattern: re.Pattern[str] = SPECIAL) -> Reading[int | None]:
