@@ -14,7 +14,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.utils import logging
 
 logging.set_verbosity_error()
-logging.disable_progress_bar()
 torch.set_num_threads(2)
 
 BASE = dict(
