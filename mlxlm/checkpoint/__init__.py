@@ -18,7 +18,9 @@ class Checkpoint(Protocol):
     path: Path
     config: dict[str, Any]
     generation_config: dict[str, Any] | None
-    is_mlx: bool
+
+    @property
+    def is_mlx(self) -> bool: ...
 
     def load_weights(self) -> dict[str, mx.array]:
         """Every tensor by name, lazily read. Raises WeightError for a file that is damaged."""

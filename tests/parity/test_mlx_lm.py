@@ -13,6 +13,7 @@ from . import reference
 from .cases import CASES
 from .test_parity import BOUND, assert_close, case_of, run
 
+# Two runs on MLX are compared here, and each may be off by the bound from what exact arithmetic would give.
 GOOD = [c.name for c in CASES if not c.mlx_lm_wrong]
 
 
@@ -36,7 +37,7 @@ def test_the_same_logits_from_the_same_folder(name, bits, tmp_path):
     ids = row[2]
     theirs, folder = converted(row, tmp_path, bits)
     expected = np.array(theirs(mx.array(ids)))
-    assert_close(run(load_model(folder), ids), expected)
+    assert_close(run(load_model(folder), ids), expected, 2 * BOUND)
 
 
 @pytest.mark.parametrize("name", [c.name for c in CASES])
@@ -63,5 +64,4 @@ def test_four_bits_equal_their_own_dequantized_weights(name, tmp_path):
     quantized.load_weights(list(weights.items()), strict=True)
     plain.update(tree_unflatten(list(exact.items())))
     assert any(path.endswith(".scales") for path in weights)
-    assert_close(run(quantized, ids), run(plain, ids))
-    assert BOUND < 1e-3
+    assert_close(run(quantized, ids), run(plain, ids), 2 * BOUND)
