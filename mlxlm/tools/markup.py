@@ -76,9 +76,13 @@ class Markup:
         return Frame(end, found)
 
     def _alone(self, cursor: Cursor, toolbox: Toolbox) -> Reading[Frame | None]:
-        """A call without a frame; None if its tag names nothing, as in prose."""
+        """A call without a frame; None if its tag names nothing, or no call follows it, as in prose."""
         place, marker = yield from cursor.find(len(self.call), (self.head, "\n", "<"))
-        if marker != self.head or not self._name(cursor.text[len(self.call):place]):
+        if marker is None or marker != self.head or not self._name(cursor.text[len(self.call):place]):
+            return None
+        at = yield from cursor.skip(place + len(marker))
+        follows = yield from cursor.starts(at, (self.argument, self.call_end))
+        if not follows and not any(mark.startswith(cursor.text[at:]) for mark in (self.argument, self.call_end)):
             return None
         end, draft = yield from self._call(cursor, 0, 0, toolbox)
         if self.frame is not None:  # the closer of a frame that was never opened

@@ -88,12 +88,24 @@ class Router:
             at = yield from self.cursor.skip(len(marker))
             if (yield from self.cursor.starts(at, self.format.bodies)) is None:
                 return False
-        frame = yield from self.format.frame(self.cursor, marker)
+        frame = yield from self._tentative(self.format.frame(self.cursor, marker))
         if frame is None or not any(draft.reason is None and draft.name for draft in frame.drafts):
             self.false_ends += 1
             return False
         yield from self._frame(frame)
         return True
+
+    @staticmethod
+    def _tentative(steps: Reading[Frame | None]) -> Reading[Frame | None]:
+        """The frame, or None as soon as its reader shows a part of it as content: then it holds no call."""
+        while True:
+            try:
+                piece = next(steps)
+            except StopIteration as stop:
+                return stop.value
+            if piece is not None:
+                return None
+            yield None
 
     def _frame(self, frame: Frame) -> Iterator[Piece]:
         text = self.cursor.drop(frame.end)

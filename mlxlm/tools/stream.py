@@ -33,6 +33,8 @@ class ToolStream:
         self._steps: Reading[None] = make(self._cursor, made, reasoning, inside, new_id).run()
         self._pieces: list[Piece] = []
         self._output: ParsedOutput | None = None
+        self.tail: list[Piece] = []
+        """What ``finish`` let go of: the events that ``feed`` still held back."""
 
     def feed(self, text: str) -> list[Piece]:
         """Takes more text; returns what has become certain. UsageError after ``finish``."""
@@ -46,10 +48,10 @@ class ToolStream:
         return self._advance()
 
     def finish(self) -> ParsedOutput:
-        """Ends the text; returns all of it, taken apart. What ``feed`` had held back is in ``pieces`` too."""
+        """Ends the text; returns all of it, taken apart. What ``feed`` had held back is in ``tail`` now."""
         if self._output is None:
             self._cursor.finished = True
-            self._advance()
+            self.tail = self._advance()
             self._output = ParsedOutput.of(self._pieces)
         return self._output
 

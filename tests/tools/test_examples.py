@@ -58,6 +58,7 @@ READ = [
     ("xml_function", "say `<function` or <functional> or <div>", [], "say `<function` or <functional> or <div>"),
     ("xml_function", "<tool_call><function=get_weather><parameter=days>soon</parameter></function></tool_call>",
      [("get_weather", {"days": "soon"})], ""),
+    ("xml_function", "a <function=now> tag, and a <function=", [], "a <function=now> tag, and a <function="),
     ("qwen3_5", XML, [PARIS], ""),
     ("qwen3_5", '<tool_call>{"name":"get_weather","arguments":{"city":"<function=fake>"}}',
      [("get_weather", {"city": "<function=fake>"})], ""),
@@ -121,7 +122,8 @@ READ = [
                  f'{DEEP[0]}function{SEP}now\n```json\n{{}}\n```{DEEP[1]}{CALLS_END}', [PARIS, NOW], ""),
     ("deepseek", f'{CALLS_BEGIN}{DEEP[0]}get_weather{SEP}{{"city": "Paris"}}{DEEP[1]}{CALLS_END}', [PARIS], ""),
     ("deepseek", '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n'
-                 '<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n<｜DSML｜parameter name="days" string="false">2</｜DSML｜parameter>\n'
+                 '<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n'
+                 '<｜DSML｜parameter name="days" string="false">2</｜DSML｜parameter>\n'
                  '</｜DSML｜invoke>\n</｜DSML｜function_calls>', [PARIS2], ""),
     ("granite", '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris"}}]', [PARIS], ""),
     ("granite", '<tool_call>[{"name": "get_weather", "arguments": {"city": "Paris"}}, {"name": "now"}] ok',
@@ -160,6 +162,8 @@ REFUSED = [
     ("qwen3_5", '<tool_call>{"name": "now", "arguments": {}} yes</tool_call>', "malformed_syntax", None, ""),
     ("qwen3_5", "<tool_call><function=now>hm</function></tool_call>", "malformed_syntax", "now", ""),
     ("xml_function", "<tool_call><function=get_weather><parameter=city>Par", "incomplete_output", "get_weather", ""),
+    ("xml_function", "<function=get_weather>\n<param", "incomplete_output", "get_weather", ""),
+    ("minicpm", '<function name="get_weather">', "incomplete_output", "get_weather", ""),
     ("xml_function", "<tool_call><function=rm></function></tool_call>", "undeclared_tool", "rm", ""),
     ("lfm2", "<|tool_call_start|>[get_weather('Paris')]<|tool_call_end|>.", "malformed_syntax", None, "."),
     ("lfm2", "<|tool_call_start|>[get_weather(city='Par", "incomplete_output", None, ""),

@@ -47,6 +47,11 @@ CASES = [
      "Hm.", "", 1),
     (None, "gpt_oss", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>analysis to=functions.now "
                       "code<|message|>{}<|call|>", False, "Hm.", "", 1),
+    (None, "atem", " to=self<|message|>Hm.<|eom|><|start|>assistant to=user<|message|>Yes.<|eot|>", False, "Hm.",
+     "Yes.", 0),
+    (None, "atem", "Hm.<|eom|><|start|>assistant to=now<|message|><atem:function_calls><atem:invoke name=\"now\">"
+                   "</atem:invoke></atem:function_calls><|eot|>", True, "Hm.", "", 1),
+    (None, "atem", "to=say the truth\n<|start|>assistant", False, "", "to=say the truth\n<|start|>assistant", 0),
 ]
 
 
@@ -58,6 +63,15 @@ def test_reasoning_is_kept_apart(protocol, format, text, inside, reasoning, cont
     assert (output.reasoning, output.content, len(output.tool_calls)) == (reasoning, content, calls)
     assert not output.rejected
     assert essence(streamed(text, list(range(1, len(text))), format, **settings)) == essence(output)
+
+
+def test_json_in_a_thought_is_shown_once():
+    protocol = ReasoningProtocol("<think>", "</think>", implicit_ends=("{",))
+    text = '{"a": {"b": 1}} </think>Yes.'
+    for cuts in ([], [3], list(range(1, len(text)))):
+        output = streamed(text, cuts, "json", reasoning=protocol, inside=True)
+        account(output, text)
+        assert (output.reasoning, output.content) == ('{"a": {"b": 1}} ', "Yes.")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,7 +17,8 @@ MARKERS = sorted({
     "</arg_key>", "<arg_value>", "</arg_value>", "<invoke name=\"f\">", "</invoke>", "<escape>", '<|"|>', "call:f{",
     "```", "]]>", "<![CDATA[", "[ARGS]", "[CALL_ID]", "<|message|>", "<|call|>", "<|end|>", "<|channel|>", "<think>",
     "</think>", "<|tool_call_end|>", "<|tool_call_begin|>", "<|tool_calls_section_end|>", '{"name": "f"', "[f(a=1)]",
-    "<|tool_call_argument_begin|>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>", "; ", "\\", "\"", "'", "\n", "}", "{",
+    "<|tool_call_argument_begin|>", "<|start|>", "<|eom|>",
+    "to=self<|message|>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>", "; ", "\\", "\"", "'", "\n", "}", "{",
     *(opener for name in FORMATS for opener in find(name).openers),
     *(getattr(find(name), "closer", "") for name in ("gemma", "gemma4")),
 })
@@ -66,7 +67,7 @@ def streamed(text: str, cuts: list[int], format: str | None, tools: Any = None, 
         events += stream.feed(text[start:end])
     shown = "".join(event.text for event in events)
     output = stream.finish()
-    assert text.startswith(shown)
+    assert shown + "".join(event.text for event in stream.tail) == text
     assert [event.call for event in events if event.call] == list(output.tool_calls[:sum(e.kind == "call"
                                                                                         for e in events)])
     return output
