@@ -17,7 +17,9 @@ class Checkpoint(Protocol):
 
     path: Path
     config: dict[str, Any]
-    generation_config: dict[str, Any] | None
+
+    @property
+    def generation_config(self) -> dict[str, Any] | None: ...
 
     @property
     def is_mlx(self) -> bool: ...
