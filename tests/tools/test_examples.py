@@ -53,6 +53,9 @@ READ = [
                      "<parameter=days>2</parameter><parameter=metric>True</parameter>"
                      "<parameter=tags>['a', 1]</parameter></function></tool_call>",
      [("get_weather", {"city": "\n  a < b &amp; c\n", "days": 2, "metric": True, "tags": ["a", 1]})], ""),
+    ("xml_function", XML.replace("Paris", "a</parameter>b"), [("get_weather", {"city": "a</parameter>b"})], ""),
+    ("glm4", "<tool_call>get_weather<arg_key>city</arg_key><arg_value>a</arg_value> b</arg_value></tool_call>",
+     [("get_weather", {"city": "a</arg_value> b"})], ""),
     ("xml_function", XML * 2, [PARIS, PARIS], ""),
     ("xml_function", "<tool_call><function=now></function><function=now></function></tool_call>", [NOW, NOW], ""),
     ("xml_function", "say `<function` or <functional> or <div>", [], "say `<function` or <functional> or <div>"),
