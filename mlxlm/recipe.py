@@ -79,15 +79,15 @@ def routed_moe(c: DecoderConfig, experts: int, hidden: int, route: Callable) -> 
     return SparseMoE(gate, Experts(c.hidden_size, hidden, experts, glu=gated(c.hidden_act)), route=route)
 
 
-def grouped_moe(c) -> SparseMoE:
-    """DeepSeek V3's experts from the fields that name them: a grouped gate, and shared experts as one wider MLP."""
+def grouped_gate(c) -> GroupedGate:
+    """DeepSeek V3's gate from the fields that name it. Raises ConfigError for groups that don't come out even."""
     if c.n_group < 1 or c.n_routed_experts % c.n_group or not 0 < c.topk_group <= c.n_group:
         raise ConfigError(
             "n_routed_experts can't be put into n_group groups of which topk_group stay",
             where="config.json",
             found=f"{c.n_routed_experts}, {c.n_group}, {c.topk_group}",
         )
-    gate = GroupedGate(
+    return GroupedGate(
         c.hidden_size,
         c.n_routed_experts,
         c.num_experts_per_tok,
@@ -96,9 +96,13 @@ def grouped_moe(c) -> SparseMoE:
         normalise=c.norm_topk_prob,
         scale=c.routed_scaling_factor,
     )
+
+
+def grouped_moe(c) -> SparseMoE:
+    """DeepSeek V3's experts from the fields that name them: a grouped gate, and shared experts as one wider MLP."""
     experts = Experts(c.hidden_size, c.moe_intermediate_size, c.n_routed_experts, glu=gated(c.hidden_act))
     shared = gated_mlp(c, c.moe_intermediate_size * c.n_shared_experts) if c.n_shared_experts else None
-    return SparseMoE(gate, experts, shared)
+    return SparseMoE(grouped_gate(c), experts, shared)
 
 
 def only(c: DecoderConfig, **values) -> None:

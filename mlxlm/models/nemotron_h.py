@@ -12,7 +12,6 @@ from ..errors import ConfigError
 from ..layers import (
     MLP,
     ExpertsMLP,
-    GroupedGate,
     GroupedGatedNorm,
     Mamba2,
     MixerOnly,
@@ -117,18 +116,10 @@ def build(c: Config) -> Decoder:
         return MLP(c.hidden_size, hidden, act=act, bias=c.mlp_bias)
 
     def moe():
-        gate = GroupedGate(
-            c.hidden_size,
-            c.n_routed_experts,
-            c.num_experts_per_tok,
-            groups=c.n_group,
-            keep_groups=c.topk_group,
-            normalise=c.norm_topk_prob,
-            scale=c.routed_scaling_factor,
-        )
         width = c.moe_latent_size or c.hidden_size
         experts = ExpertsMLP(width, c.moe_intermediate_size, c.n_routed_experts, act=act)
-        sparse = SparseMoE(gate, experts, mlp(c.moe_shared_expert_intermediate_size) if c.n_shared_experts else None)
+        shared = mlp(c.moe_shared_expert_intermediate_size) if c.n_shared_experts else None
+        sparse = SparseMoE(recipe.grouped_gate(c), experts, shared)
         return LatentMoE(sparse, c.hidden_size, width, c.mlp_bias) if c.moe_latent_size else sparse
 
     mixers = {"M": mamba, "*": attention, "-": mlp, "E": moe}
