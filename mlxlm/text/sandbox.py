@@ -1,6 +1,6 @@
 """The jinja2 environment of chat templates: Hugging Face's names in an immutable sandbox that counts what it spends.
 
-Source of the names: https://huggingface.co/docs/transformers/chat_templating. jinja2's own sandbox bounds `range`
+Source of the names: the page on chat templating in transformers' documentation. jinja2's own sandbox bounds `range`
 alone; here loops, macros, filters, calls, operators and literals are charged to the budget of the rendering.
 """
 
