@@ -42,6 +42,10 @@ def _resolve(name: str):
 
 
 def __getattr__(name: str):
+    if name == "tools":
+        from importlib import import_module
+
+        return import_module(f"{__name__}.tools")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = _resolve(name)
@@ -49,7 +53,7 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOME, "tools"})
 
 
 class _Face(ModuleType):
