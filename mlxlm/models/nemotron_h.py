@@ -26,6 +26,8 @@ LETTERS = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attent
 
 @dataclass(kw_only=True)
 class Config(DecoderConfig):
+    UNREAD = frozenset({"norm_eps", "rms_norm_eps"})  # layer_norm_epsilon is the one that is read
+
     mamba_num_heads: int
     mamba_head_dim: int
     ssm_state_size: int
