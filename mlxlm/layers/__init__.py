@@ -8,7 +8,7 @@ from .latent_attention import LatentAttention, absorb_kv
 from .mamba import GroupedGatedNorm, Mamba2
 from .mamba1 import Mamba
 from .mlp import MLP, GatedMLP, activation, gated, geglu, swiglu
-from .moe import BiasedMoE, GroupedGate, SharedGateMoE, SparseMoE, top_k
+from .moe import BiasedMoE, GroupedGate, LatentMoE, SharedGateMoE, SparseMoE, top_k
 from .norms import BareRMSNorm, FlatRMSNorm, HeadLayerNorm, LayerNorm, RMSNorm, UnitOffsetRMSNorm
 from .rope import make_rope
 from .short_conv import ShortConv
@@ -28,6 +28,7 @@ __all__ = [
     "HeadLayerNorm",
     "LateNormAttention",
     "LatentAttention",
+    "LatentMoE",
     "LayerNorm",
     "Mamba",
     "Mamba2",

@@ -108,6 +108,20 @@ class SparseMoE(nn.Module):
         return self._route(gate(x)) if self._route else gate(x)
 
 
+class LatentMoE(SparseMoE):
+    """Experts that work in a smaller space, between two projections; the shared one sees all of ``dim``."""
+
+    def __init__(self, gate, experts, shared, dim: int, latent: int, *, bias: bool):
+        super().__init__(gate, experts, shared)
+        self.fc1_latent_proj = nn.Linear(dim, latent, bias=bias)
+        self.fc2_latent_proj = nn.Linear(latent, dim, bias=bias)
+
+    def chosen(self, x: mx.array) -> mx.array:
+        picks, weights = self.pick(x)
+        y = (self["switch_mlp"](self.fc1_latent_proj(x), picks) * weights[..., None]).sum(-2).astype(x.dtype)
+        return self.fc2_latent_proj(y)
+
+
 class SharedGateMoE(SparseMoE):
     """Experts and a shared one that has a gate of its own, a sigmoid."""
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import mlx.nn as nn
-
 from .. import recipe
 from ..architecture import Architecture
 from ..config import DecoderConfig
@@ -13,6 +11,7 @@ from ..layers import (
     MLP,
     ExpertsMLP,
     GroupedGatedNorm,
+    LatentMoE,
     Mamba2,
     MixerOnly,
     RMSNorm,
@@ -75,23 +74,6 @@ class Config(DecoderConfig):
         super().__post_init__()
 
 
-class LatentMoE(nn.Module):
-    """Experts that work in a smaller space, between two projections."""
-
-    def __init__(self, moe: SparseMoE, dim: int, latent: int, bias: bool):
-        super().__init__()
-        self.gate, self.switch_mlp, self.shared_experts = (moe[k] for k in ("gate", "switch_mlp", "shared_experts"))
-        self.fc1_latent_proj, self.fc2_latent_proj = (
-            nn.Linear(dim, latent, bias=bias),
-            nn.Linear(latent, dim, bias=bias),
-        )
-
-    def __call__(self, x):
-        picks, weights = self.gate(x)
-        y = (self.switch_mlp(self.fc1_latent_proj(x), picks) * weights[..., None]).sum(-2).astype(x.dtype)
-        return self.fc2_latent_proj(y) + self.shared_experts(x)
-
-
 def build(c: Config) -> Decoder:
     act = activation(c.mlp_hidden_act)
 
@@ -121,8 +103,9 @@ def build(c: Config) -> Decoder:
         width = c.moe_latent_size or c.hidden_size
         experts = ExpertsMLP(width, c.moe_intermediate_size, c.n_routed_experts, act=act)
         shared = mlp(c.moe_shared_expert_intermediate_size) if c.n_shared_experts else None
-        sparse = SparseMoE(recipe.grouped_gate(c), experts, shared)
-        return LatentMoE(sparse, c.hidden_size, width, c.mlp_bias) if c.moe_latent_size else sparse
+        if c.moe_latent_size:
+            return LatentMoE(recipe.grouped_gate(c), experts, shared, c.hidden_size, width, bias=c.mlp_bias)
+        return SparseMoE(recipe.grouped_gate(c), experts, shared)
 
     mixers = {"M": mamba, "*": attention, "-": mlp, "E": moe}
     if strange := sorted({str(p) for p in c.hybrid_override_pattern} - set(mixers)):
