@@ -12,7 +12,7 @@ from .loop import token_ids
 def tokenizer_of(processor) -> Any:
     """The tokenizer itself, or that of a processor for images and text."""
     tokenizer = getattr(processor, "tokenizer", processor)
-    if not hasattr(tokenizer, "detokenizer") or not hasattr(tokenizer, "encode"):
+    if not hasattr(tokenizer, "detokenizer") or not hasattr(tokenizer, "encode_prompt"):
         raise GenerationError("not a tokenizer", where="processor", found=type(processor).__name__,
                               expected="the second of the two things that mlxlm.load returns")
     return tokenizer
@@ -44,8 +44,7 @@ def _encode(tokenizer, text: str) -> list[int]:
     if not text:
         raise GenerationError("empty", where="prompt", expected="some text",
                               hint="To generate from nothing, pass the id of the BOS token in a list.")
-    bos = getattr(tokenizer, "bos_token", None)
-    return tokenizer.encode(text, add_special_tokens=bos is None or not text.startswith(bos))
+    return tokenizer.encode_prompt(text)
 
 
 def _render(tokenizer, messages: list[Any], tools: Sequence[Any] | None, more: dict[str, Any]) -> list[int]:

@@ -103,6 +103,9 @@ class ByteTokenizer:
         own = [BOS] if text.startswith(self.bos_token) else []
         return [BOS] * add_special_tokens + own + list(text.removeprefix(self.bos_token).encode())
 
+    def encode_prompt(self, text: str) -> list[int]:
+        return self.encode(text, add_special_tokens=not text.startswith(self.bos_token))
+
     def apply_chat_template(self, messages, tools=None, add_generation_prompt=True, tokenize=True, **more):
         lines = [f"{m['role']}:{m['content']}\n" for m in messages]
         tail = "assistant:" if add_generation_prompt else ""
