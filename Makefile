@@ -8,6 +8,9 @@ MODEL ?= smolLM2_135M
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+# The packages of an extra, one a line; installing them by themselves spares a second build of the kernels.
+EXTRA = $(BIN)/python -c 'import sys, tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")'
 # What the installed package is built from; Python files are read where they lie.
 BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard mlxlm/kernels/cpu/*)
 # The folders that `make check` runs, without the tests that are marked slow.
@@ -57,12 +60,13 @@ $(VENV)/.installed: $(BUILT_FROM) | $(BIN)/python
 
 $(VENV)/.test: $(VENV)/.installed
 	@echo "Installing what the tests need (torch is the largest part)"
+	@$(EXTRA) test > $(VENV)/test.txt
 	@$(PIP) torch==2.13.0
-	@$(PIP) --editable '.[test]'
-	@touch $@ $(VENV)/.installed
+	@$(PIP) --requirement $(VENV)/test.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
 	@echo "Installing ruff and pyright"
-	@$(PIP) --editable '.[dev]'
-	@touch $(VENV)/.installed $(VENV)/.test $@
+	@$(EXTRA) dev > $(VENV)/dev.txt
+	@$(PIP) --requirement $(VENV)/dev.txt
+	@touch $@
