@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 from hypothesis import settings
 
@@ -11,3 +12,28 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 # A shell ignores SIGINT for its background jobs, and whoever it starts inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class TorchvisionShim:
+    """The compiled half of torchvision doesn't load beside PyTorch's CPU build; the rest asks only that its ops exist.
+
+    An import hook, so that runs which never need PyTorch don't import it.
+    """
+
+    ops = ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+           "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            import torch
+
+            if not hasattr(torch.ops.torchvision, "nms"):
+                self.library = torch.library.Library("torchvision", "DEF")
+                for op in self.ops:
+                    self.library.define(op)
+        return None
+
+
+shim = TorchvisionShim()  # its library unloads when it goes
+sys.meta_path.insert(0, shim)
