@@ -14,7 +14,7 @@ EXTRA = $(BIN)/python -c 'import sys, tomllib; \
 # What the installed package is built from; Python files are read where they lie.
 BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard mlxlm/kernels/cpu/*)
 # The folders that `make check` runs, without the tests that are marked slow.
-FAST := tests/test_structure.py tests/cli tests/generate tests/layers tests/registry tests/text tests/tools
+FAST := tests/test_structure.py tests/cli tests/generate tests/layers tests/names tests/registry tests/text tests/tools
 # The parity cases among them: one plain decoder, and the ones with the most parts of their own.
 FAST_PARITY := llama- or gemma3_text or deepseek_v3 or gpt_oss or nemotron_h
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "generate": "Answer a prompt, streaming the text.",
     "chat": "Talk with a model, turn by turn.",
     "info": "What a model is and the memory it needs, without loading it.",
+    "name": "What each word of a model's name says.",
     "registry": "The model types and presets that are known.",
 }
 
