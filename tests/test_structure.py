@@ -22,9 +22,9 @@ FLOORS = (
     {"config", "weights", "kernels", "cache", "layers", "names"},
     {"architecture", "decoder", "vlm", "recipe", "per_layer"},
     {"models", "vlms", "vision", "processors"},
-    {"configuration", "registry", "fallback", "checkpoint", "sources", "strict", "text"},
+    {"configuration", "registry", "fallback", "checkpoint", "sources", "strict", "text", "roles"},
     {"processor", "load"},
-    {"tools", "generate", "convert", "info", "roles"},
+    {"tools", "generate", "convert", "info"},
     {"chat"},
     {"cli"},
 )
