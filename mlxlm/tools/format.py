@@ -34,6 +34,8 @@ class Format(ABC):
     openers: ClassVar[tuple[str, ...]]
     bodies: ClassVar[tuple[str, ...]] = ()
     router: ClassVar[Any] = None  # a Router of its own, where all of the text is in messages
+    controls: ClassVar[tuple[str, ...]] = ()  # markers that count as tokens only, where a vocabulary has them
+    strict: ClassVar[bool] = False  # arguments that their schema doesn't allow make no call
 
     @staticmethod
     def new_id() -> str:

@@ -20,6 +20,9 @@ from .schema import Toolbox, typed
 ATTRIBUTE = re.compile(r"""([\w:.-]+)\s*=\s*("[^"]*"|'[^']*'|[^\s"'>]+)""")
 CDATA = re.compile(r"\s*<!\[CDATA\[(.*)\]\]>\s*", re.DOTALL)
 
+BROKEN = -2
+"""Instead of a position: this isn't an argument."""
+
 
 @dataclass(frozen=True)
 class Markup:
@@ -44,6 +47,7 @@ class Markup:
     newlines: int = 0
     cdata: bool = False
     layout: str = ""  # what is written between tags
+    once: bool = False  # a parameter that comes twice spoils the call
 
     def read(self, cursor: Cursor, opener: str, toolbox: Toolbox) -> Reading[Frame | None]:
         """All calls of the frame that begins with ``opener``: the frame's, or a call's own."""
@@ -115,7 +119,9 @@ class Markup:
                 return end, Draft(cursor.text[start:end], name, arguments)
             if mark is None:
                 return (yield from self._spoilt(cursor, start, inner, name))
-            inner = yield from self._argument(cursor, inner, name, arguments, toolbox)
+            before, inner = inner, (yield from self._argument(cursor, inner, name, arguments, toolbox))
+            if inner == BROKEN:
+                return (yield from self._spoilt(cursor, start, before, name))
             if inner < 0:
                 text = cursor.text[start:]
                 return len(cursor.text), Draft(text, name, reason="incomplete_output", detail="an argument was cut")
@@ -128,7 +134,7 @@ class Markup:
 
     def _argument(self, cursor: Cursor, at: int, name: str, arguments: dict[str, Any],
                   toolbox: Toolbox) -> Reading[int]:
-        """Reads the argument at ``at`` into ``arguments``; returns where it ends, or -1 if the text ends first."""
+        """Reads the argument at ``at`` into ``arguments``; returns where it ends, -1 if the text ends first, or BROKEN."""
         closing = self.between[0] if self.between else self.head
         place, marker = yield from cursor.find(at + len(self.argument), (closing,))
         if marker is None:
@@ -143,6 +149,8 @@ class Markup:
         if found is None:
             return -1
         key = head.strip() if self.between else self._name(head)
+        if self.once and key in arguments:
+            return BROKEN
         arguments[key] = self._value(cursor.text[inner:found], head, name, key, toolbox)
         return found + len(self.argument_end)
 

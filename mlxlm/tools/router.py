@@ -8,6 +8,7 @@ from .calls import Draft, NewId, Piece, RejectedCall, ToolCall
 from .cursor import Cursor, Reading
 from .format import Format, Frame
 from .reasoning import ReasoningProtocol
+from .validate import problem
 from .schema import Toolbox
 
 MOST_FALSE_ENDS = 8
@@ -127,6 +128,10 @@ class Router:
             reason, detail = "undeclared_tool", "no tool of that name was offered"
         elif reason is None and not isinstance(draft.arguments, dict):
             reason, detail = "invalid_arguments", "the arguments aren't an object"
+        elif reason is None and self.format and self.format.strict:
+            schema = toolbox.schema(draft.name) or {}
+            found = problem(draft.arguments, schema, schema)
+            reason, detail = ("invalid_arguments", found) if found else (None, "")
         if reason is not None:
             rejected = RejectedCall(draft.raw, reason, draft.name, draft.id, detail)
             return Piece("rejected", draft.raw, rejected=rejected)

@@ -14,6 +14,7 @@ FILES = {
     "glm4": "glm4", "gemma": "gemma", "gemma4": "gemma4", "kimi_k2": "kimi_k2", "minimax_m2": "minimax_m2",
     "mistral": "mistral", "llama3": "llama3", "gpt_oss": "gpt_oss", "deepseek": "deepseek",
     "granite": "granite", "atem": "atem", "longcat": "longcat", "minicpm": "minicpm",
+    "kimi_k3": "kimi_k3",
 }
 
 

@@ -19,6 +19,8 @@ RECIPIENT = re.compile(r"(?<!\S)to=(\S+)")
 class OnyxRouter(Router):
     """Reads messages: what is addressed to ``self`` is reasoning; text without any message around it is content."""
 
+    recipient: str | None = None
+
     def run(self) -> Reading[None]:
         kind: Kind = "reasoning" if self.inside else "content"
         at = yield from self.cursor.skip(0)
@@ -38,9 +40,9 @@ class OnyxRouter(Router):
                 yield Piece(kind, self.cursor.drop(len(OPENER)))
             elif marker == OPENER and self.format:
                 frame = yield from self.format.frame(self.cursor, marker)
-                yield from self._frame(frame or Frame(len(marker), []))
+                yield from self._frame(self._addressed(frame or Frame(len(marker), [])))
             else:
-                kind = "content"
+                kind, self.recipient = "content", None
                 yield Piece("marker", self.cursor.drop(len(marker)))
 
     def _header(self, at: int) -> Reading[Kind]:
@@ -51,8 +53,16 @@ class OnyxRouter(Router):
             yield Piece("content", header)
             return "content"
         yield Piece("marker", header)
-        recipient = RECIPIENT.search(header.removesuffix(MESSAGE))
-        return "reasoning" if recipient and recipient[1] == "self" else "content"
+        found = RECIPIENT.search(header.removesuffix(MESSAGE))
+        self.recipient = found[1] if found else None
+        return "reasoning" if self.recipient == "self" else "content"
+
+    def _addressed(self, frame: Frame) -> Frame:
+        """The frame without its calls of another tool than the message is addressed to."""
+        for draft in frame.drafts:
+            if self.recipient not in (None, "user", draft.name) and draft.reason is None:
+                draft.reason, draft.detail = "malformed_syntax", f"the message is addressed to {self.recipient}"
+        return frame
 
 
 class Atem(Tagged):
@@ -60,8 +70,10 @@ class Atem(Tagged):
     openers = (OPENER,)
     bodies = ("<atem:invoke",)
     router = OnyxRouter
+    controls = (START, MESSAGE, *ENDS)
+    strict = True
     tags = Markup(frame=(OPENER, "</atem:function_calls>"), call="<atem:invoke", call_end="</atem:invoke>",
-                  argument="<atem:parameter", argument_end="</atem:parameter>")
+                  argument="<atem:parameter", argument_end="</atem:parameter>", once=True)
 
 
 FORMAT = Atem

@@ -29,6 +29,8 @@ class HarmonyRouter(Router):
     def run(self) -> Reading[None]:
         if self.inside:
             yield from self._body("reasoning")
+        else:
+            yield from self._opened()
         while True:
             at, marker, sure = self.cursor.probe(0, (*BEGINNINGS, *ENDS, MESSAGE, CONSTRAIN))
             if at:
@@ -41,6 +43,14 @@ class HarmonyRouter(Router):
                 yield from self._message(marker)
             else:
                 yield Piece("marker", self.cursor.drop(len(marker)))
+
+    def _opened(self) -> Reading[None]:
+        """The rest of a header that the prompt began: a recipient may stand before the channel."""
+        at = yield from self.cursor.skip(0)
+        if (yield from self.cursor.starts(at, ("to=",))):
+            _, marker = yield from self.cursor.find(at, (MESSAGE, START, *ENDS, "\n"))
+            if marker == MESSAGE:
+                yield from self._message("")
 
     def _message(self, opener: str) -> Reading[None]:
         cursor = self.cursor
@@ -92,6 +102,7 @@ class GptOss(Format):
     name = "gpt_oss"
     openers = BEGINNINGS
     router = HarmonyRouter
+    controls = (START, CHANNEL, MESSAGE, CONSTRAIN, *ENDS)
 
     def frame(self, cursor: Cursor, opener: str) -> Reading[Frame | None]:
         """Never asked: the router reads messages, of which calls are one kind."""
