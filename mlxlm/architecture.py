@@ -11,10 +11,12 @@ class Architecture:
 
     ``names`` work on module paths and always apply, to quantized modules and per-layer settings too. They leave
     names that are right already as they are. ``values`` change numbers or layouts, and apply only to
-    checkpoints in Hugging Face's layout: never when the safetensors metadata says ``format: mlx``.
+    checkpoints in Hugging Face's layout: never when the safetensors metadata says ``format: mlx``. ``saved`` brings
+    our names to mlx-lm's when a model is saved, where the two differ.
     """
 
     config: type
     build: Callable[[Any], Any]
     names: tuple = ()
     values: tuple = ()
+    saved: tuple = ()

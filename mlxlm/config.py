@@ -201,6 +201,7 @@ def _rope_settings(out: dict, where: str) -> dict | None:
         if out.get(k) is not None
     }
     if new and any(isinstance(v, dict) for v in new.values()):
+        out.pop("rope_local_base_freq", None)  # the older word for what stands there
         return {kind: _rope_kind({**shared, **v}) if isinstance(v, dict) else v for kind, v in new.items()}
     settings = _rope_kind({**shared, **(old or {}), **(new or {})})
     if (local := out.pop("rope_local_base_freq", None)) is not None:
@@ -216,6 +217,28 @@ def _rope_kind(settings: dict) -> dict:
     if kind is not None:
         settings["rope_type"] = _ROPE_TYPES.get(kind, kind)
     return settings
+
+
+def older_words(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with transformers 5's rope_parameters in transformers 4's words too, for programs that read those.
+
+    Keys that stand there already stay. Settings by layer type have older words only as far as Gemma 3's reach.
+    """
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return dict(config)
+    older: dict[str, Any] = {}
+    kinds = [v for v in rope.values() if isinstance(v, dict) and "rope_theta" in v]
+    if kinds and len(kinds) == len(rope) and "full_attention" in rope:
+        if "sliding_attention" in rope and len(rope) == 2:
+            older["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = {k: v for k, v in rope["full_attention"].items() if k != "partial_rotary_factor"}
+    elif any(isinstance(v, dict) for v in rope.values()):
+        return dict(config)
+    older |= {k: rope[k] for k in ("rope_theta", "partial_rotary_factor") if k in rope}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    older["rope_scaling"] = None if kind in (None, "default") else {**rope, "type": kind, "rope_type": kind}
+    return {**older, **{k: v for k, v in config.items() if v is not None or k not in older}}
 
 
 def read(cls: type, raw: dict[str, Any], where: str = "config.json") -> Any:

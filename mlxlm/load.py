@@ -12,7 +12,7 @@ from . import kernels
 from .architecture import Architecture
 from .checkpoint import Checkpoint, open_checkpoint
 from .configuration import ModelConfiguration
-from .errors import ConfigError, MLXLMError, UsageError
+from .errors import ConfigError, UsageError
 from .registry import LLMTypeRegistry
 from .strict import load_strictly, quantize_structure
 from .weights import Weights, apply, rename_path
@@ -81,7 +81,6 @@ def build_model(
         model = _foreign(architecture, checkpoint, raw, where)
     else:
         model = _native(architecture, checkpoint, raw, where)
-        model.model_type = raw["model_type"]
     if dtype is not None:
         _cast(model, dtype)
     model.eval()
@@ -105,9 +104,8 @@ def architecture_of(
 
 
 def _native(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> Any:
-    config = LLMTypeRegistry.shared.settings(architecture, raw, str(where))
-    model = _built(architecture, config, where)
-    model.config = config
+    model = LLMTypeRegistry.shared.build(architecture, raw, str(where))
+    config = model.config
     weights = apply(architecture.names, checkpoint.load_weights(), config)
     if not checkpoint.is_mlx:
         weights = apply(architecture.values, weights, config)
@@ -122,23 +120,9 @@ def _native(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, A
     return model
 
 
-def _built(architecture: Architecture, config: Any, where: Path) -> Any:
-    """The module, or a ConfigError for settings that can't be built."""
-    try:
-        return architecture.build(config)
-    except MLXLMError:
-        raise
-    except (ValueError, TypeError, ZeroDivisionError, OverflowError, IndexError, KeyError, RuntimeError) as e:
-        raise ConfigError(
-            f"no model can be built from these settings ({type(e).__name__}: {e})",
-            where=where,
-            hint="Two fields contradict each other, or one is out of range.",
-        ) from e
-
-
 def _foreign(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> Any:
     """A module of another package or of the user's: built from the dictionary, its own ``sanitize`` used."""
-    model = _built(architecture, raw, where)
+    model = LLMTypeRegistry.shared.build(architecture, raw, str(where))
     weights = checkpoint.load_weights()
     if hasattr(model, "sanitize"):
         weights = model.sanitize(weights)

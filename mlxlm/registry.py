@@ -102,14 +102,25 @@ class TypeRegistry:
 
     def create(self, config: dict[str, Any], where: str = "config.json") -> Any:
         """The module that a config.json describes, with random weights; ``config`` and ``model_type`` are set."""
+        return self.build(self.architecture(self.model_type(config, where)), config, where)
+
+    def build(self, architecture: Architecture, config: dict[str, Any], where: str = "config.json") -> Any:
+        """The module that ``architecture`` makes of a config.json, with random weights.
+
+        Raises ConfigError for settings that no model can be built from, and for a module without the contract.
+        """
         model_type = self.model_type(config, where)
-        architecture = self.architecture(model_type)
         settings = config if architecture.config is dict else self.settings(architecture, config, where)
-        model = architecture.build(settings)
+        try:
+            model = architecture.build(settings)
+        except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as e:
+            raise ConfigError(f"no model can be built from these settings ({type(e).__name__}: {e})", where=where,
+                              hint="Two fields contradict each other, or one is out of range.") from e
         missing = [name for name in ("layers", "make_cache") if not hasattr(model, name)]
         if missing:
             raise ConfigError(f"the module registered for {model_type!r} has no {' and no '.join(missing)}",
                               where=where, hint="See the contract of a model in docs/adding-a-model.md.")
+        model.architecture = architecture
         if architecture.config is not dict:
             model.config = settings
             model.model_type = model_type

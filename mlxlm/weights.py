@@ -15,6 +15,7 @@ import mlx.core as mx
 from .errors import WeightError
 
 Weights = dict[str, mx.array]
+KINDS = ("weight", "bias", "scales", "biases")  # what a module may hold
 
 
 class Rule(Protocol):
@@ -45,6 +46,10 @@ class Rename:
         """``name`` renamed, or as it is."""
         return self._regex.sub(self._replace, name, count=1)
 
+    def backwards(self) -> "Rename":
+        bound = "^" if self.old.startswith("^") else ""
+        return Rename(bound + self.new, self.old.removeprefix("^"))
+
     def _replace(self, match: re.Match) -> str:
         wild = iter(match.groups()[1:])
         new = re.sub(r"\*", lambda _: next(wild), self.new)
@@ -60,6 +65,9 @@ class Suffix:
 
     old: str
     new: str
+
+    def backwards(self) -> "Suffix":
+        return Suffix(self.new, self.old)
 
     def __call__(self, weights: Weights, config: Any) -> Weights:
         end = f".{self.old}"
@@ -150,6 +158,9 @@ class Split:
         head = path.removesuffix(f".{self.old}")
         return [path] if head == path else [f"{head}.{part}" for part in self.into]
 
+    def backwards(self) -> "Fuse":
+        return Fuse(self.into, self.old, self.rows)
+
     def __call__(self, weights: Weights, config: Any) -> Weights:
         out: Weights = {}
         for name, w in weights.items():
@@ -161,11 +172,19 @@ class Split:
                 out[f"{head}.{part}.{kind}"] = x
         return out
 
+    def axis(self, kind: str, w: mx.array, config: Any) -> int:
+        """The output axis of a module's tensor."""
+        return w.ndim - 1 if kind == "bias" else max(w.ndim - 2, 0)
+
+    def cut(self, name: str, config: Any) -> list[int] | None:
+        """The rows of each part of the module that holds the tensor ``name``; None for even parts."""
+        return self.sizes(config) if self.sizes else None
+
     def _parts(self, name: str, kind: str, w: mx.array, config: Any) -> list[mx.array]:
-        axis = w.ndim - 1 if kind == "bias" else max(w.ndim - 2, 0)
+        axis = self.axis(kind, w, config)
         rows, n = w.shape[axis], len(self.into)
         chosen = self.rows(config) if self.rows else None
-        sizes = [len(c) for c in chosen] if chosen else self.sizes(config) if self.sizes else [rows // n] * n
+        sizes = [len(c) for c in chosen] if chosen else self.cut(name, config) or [rows // n] * n
         if sum(sizes) != rows:
             raise WeightError(
                 "a fused tensor doesn't hold the rows that the config asks for",
@@ -179,6 +198,59 @@ class Split:
             return [mx.take(w, mx.arange(i, rows, n), axis=axis) for i in range(n)]
         cuts = [sum(sizes[: i + 1]) for i in range(n - 1)]
         return list(mx.split(w, cuts, axis=axis))
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """The way back from ``Split``: several modules become one along the output axis.
+
+    Modules that don't agree in what they hold (their quantization differs) stay apart. ``rows(config)`` lists the
+    rows of each part within the whole, where they lie mixed.
+    """
+
+    parts: tuple[str, ...]
+    new: str
+    rows: Callable[[Any], list[list[int]]] | None = None
+
+    def path(self, path: str) -> str:
+        """The path of the whole that a part goes into, or the path as it is."""
+        for part in self.parts:
+            if path.endswith(f".{part}"):
+                return path.removesuffix(part) + self.new
+        return path
+
+    def __call__(self, weights: Weights, config: Any) -> Weights:
+        first, found = f".{self.parts[0]}.", {}
+        for name in weights:
+            head, middle, kind = name.rpartition(first)
+            if middle and "." not in kind:
+                found.setdefault(head, []).append(kind)
+        out = dict(weights)
+        for head, kinds in found.items():
+            whole = self._whole(head, kinds, weights, config)
+            if whole is None:
+                continue
+            for kind in kinds:
+                for part in self.parts:
+                    del out[f"{head}.{part}.{kind}"]
+                out[f"{head}.{self.new}.{kind}"] = whole[kind]
+        return out
+
+    def _whole(self, head: str, kinds: list[str], weights: Weights, config: Any) -> Weights | None:
+        whole: Weights = {}
+        for kind in kinds:
+            parts = [weights.get(f"{head}.{part}.{kind}") for part in self.parts]
+            present = [w for w in parts if w is not None]
+            axis = present[0].ndim - 1 if kind == "bias" else max(present[0].ndim - 2, 0)
+            looks = {(w.dtype, *w.shape[:axis], -1, *w.shape[axis + 1 :]) for w in present}
+            if len(present) < len(parts) or len(looks) > 1:
+                return None
+            whole[kind] = mx.concatenate(present, axis=axis)
+            if self.rows:
+                order = [row for rows in self.rows(config) for row in rows]
+                whole[kind] = mx.take(whole[kind], mx.argsort(mx.array(order)), axis=axis)
+        held = {kind for part in self.parts for kind in KINDS if f"{head}.{part}.{kind}" in weights}
+        return whole if held == set(kinds) else None
 
 
 @dataclass(frozen=True)
@@ -219,6 +291,11 @@ def apply(rules: Iterable[Rule], weights: Weights, config: Any) -> Weights:
     for rule in rules:
         weights = rule(weights, config)
     return weights
+
+
+def backwards(*rules: Any) -> tuple[Rule, ...]:
+    """The rules that undo ``rules``: of Rename, Suffix and Split, which can be undone."""
+    return tuple(rule.backwards() for rule in reversed(rules))
 
 
 def rename_path(rules: Iterable[Rule], path: str) -> list[str]:
@@ -272,14 +349,17 @@ FUSED_EXPERTS = (
 )
 
 # GPT-2's words for what everyone else calls otherwise, with and without the prefix.
-GPT_NAMES = (
-    Rename("^transformer", "model"),
-    *(Rename(f"^{name}", f"model.{name}") for name in ("h", "wte", "wpe", "ln_f")),
+GPT_BODY = (
     Rename("^model.h", "model.layers"),
     Rename("^model.wte", "model.embed_tokens"),
     Rename("^model.ln_f", "model.norm"),
     Rename("layers.*.ln_1", "layers.*.input_layernorm"),
     Rename("layers.*.ln_2", "layers.*.post_attention_layernorm"),
+)
+GPT_NAMES = (
+    Rename("^transformer", "model"),
+    *(Rename(f"^{name}", f"model.{name}") for name in ("h", "wte", "wpe", "ln_f")),
+    *GPT_BODY,
 )
 QKV = ("q_proj", "k_proj", "v_proj")
 FUSED_QKV = Split("qkv_proj", QKV, qkv_sizes)

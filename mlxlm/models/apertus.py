@@ -10,7 +10,7 @@ from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..layers import MLP, PreNorm, RMSNorm
-from ..weights import Each, Rename
+from ..weights import Each, Rename, backwards
 
 ROPE = {
     "rope_type": "llama3", "rope_theta": 12_000_000.0, "factor": 8.0, "original_max_position_embeddings": 8192,
@@ -79,12 +79,9 @@ def scalar(w: mx.array, config: Config) -> mx.array:
     return w.reshape(())
 
 
-ARCHITECTURE = Architecture(
-    Config,
-    build,
-    (
-        Rename("layers.*.attention_layernorm", "layers.*.input_layernorm"),
-        Rename("layers.*.feedforward_layernorm", "layers.*.post_attention_layernorm"),
-        *(Each(f"act_fn.alpha_{sign}", scalar) for sign in "pn"),
-    ),
+NAMES = (
+    Rename("layers.*.attention_layernorm", "layers.*.input_layernorm"),
+    Rename("layers.*.feedforward_layernorm", "layers.*.post_attention_layernorm"),
 )
+SCALARS = tuple(Each(f"act_fn.alpha_{sign}", scalar) for sign in "pn")
+ARCHITECTURE = Architecture(Config, build, (*NAMES, *SCALARS), saved=backwards(*NAMES))

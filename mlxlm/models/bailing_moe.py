@@ -12,7 +12,7 @@ from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..layers import Experts, PreNorm, RMSNorm, SparseMoE, gated
 from ..layers.moe import pick_biased
-from ..weights import Drop, Rename, Split, Suffix, expert_rules, qkv_sizes
+from ..weights import Drop, Rename, Split, Suffix, backwards, expert_rules, qkv_sizes
 
 
 @dataclass(kw_only=True)
@@ -96,13 +96,16 @@ def build(c: Config) -> Decoder:
     return recipe.decoder(c, block, norm, names=("word_embeddings", "norm"))
 
 
-NAMES = (
-    Drop("^mtp"),
-    Suffix("mlp.gate.weight", "mlp.gate.gate_proj.weight"),
+ATTENTION = (
     Split("attention.query_key_value", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), qkv_sizes),
     Rename("attention.dense", "attention.o_proj"),
     Rename("attention.query_layernorm", "attention.q_norm"),
     Rename("attention.key_layernorm", "attention.k_norm"),
+)
+NAMES = (
+    Drop("^mtp"),
+    Suffix("mlp.gate.weight", "mlp.gate.gate_proj.weight"),
+    *ATTENTION,
     *expert_rules("mlp"),
 )
-ARCHITECTURE = Architecture(Config, build, NAMES)
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=backwards(*ATTENTION))

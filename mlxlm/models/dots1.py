@@ -7,7 +7,7 @@ from .. import recipe
 from ..architecture import Architecture
 from ..decoder import Decoder
 from ..layers import PreNorm, RMSNorm
-from ..weights import FUSED_EXPERTS, Rename, stacked
+from ..weights import FUSED_EXPERTS, Rename, backwards, stacked
 from . import llama, qwen2
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
@@ -48,12 +48,6 @@ def build(c: Config) -> Decoder:
     return recipe.decoder(c, block, norm)
 
 
-ARCHITECTURE = Architecture(
-    Config,
-    build,
-    (
-        *stacked(*PROJECTIONS),
-        *FUSED_EXPERTS,
-        *(Rename(f"mlp.experts.{p}", f"mlp.switch_mlp.{p}") for p in PROJECTIONS),  # mlx-lm's name for the stack
-    ),
-)
+STACKS = tuple(Rename(f"mlp.experts.{p}", f"mlp.switch_mlp.{p}") for p in PROJECTIONS)  # mlx-lm's names
+NAMES = (*stacked(*PROJECTIONS), *FUSED_EXPERTS, *STACKS)
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=backwards(*STACKS))

@@ -8,7 +8,7 @@ from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..layers import PreNorm
-from ..weights import FUSED_MLP
+from ..weights import FUSED_MLP, backwards
 
 
 @dataclass(kw_only=True)
@@ -30,4 +30,4 @@ def build(c: Config, shape: Callable = PreNorm) -> Decoder:
     return recipe.decoder(c, block, norm)
 
 
-ARCHITECTURE = Architecture(Config, build, (FUSED_MLP,))
+ARCHITECTURE = Architecture(Config, build, (FUSED_MLP,), saved=backwards(FUSED_MLP))

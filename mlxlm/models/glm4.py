@@ -4,7 +4,7 @@ from functools import partial
 
 from ..architecture import Architecture
 from ..layers import PreNorm
-from ..weights import FUSED_MLP
+from ..weights import FUSED_MLP, backwards
 from . import glm
 
 
@@ -21,4 +21,5 @@ class Block(PreNorm):
         return x + self.post_mlp_layernorm(mlp(between(x)))
 
 
-ARCHITECTURE = Architecture(glm.Config, partial(glm.build, shape=Block), (FUSED_MLP,))
+BUILD = partial(glm.build, shape=Block)
+ARCHITECTURE = Architecture(glm.Config, BUILD, (FUSED_MLP,), saved=backwards(FUSED_MLP))

@@ -12,7 +12,7 @@ from ..config import DecoderConfig
 from ..decoder import Backbone, Decoder
 from ..errors import GenerationError
 from ..layers import MLP, LayerNorm, PreNorm, activation
-from ..weights import GPT_NAMES, QKV, Drop, Each, Rename, swap_last
+from ..weights import GPT_BODY, GPT_NAMES, QKV, Drop, Each, Rename, Split, backwards, swap_last
 
 
 @dataclass(kw_only=True)
@@ -39,14 +39,14 @@ class Positioned(Backbone):
         super().__init__(*parts, **names)
         self.wpe = nn.Embedding(positions, self.embedding.weight.shape[1])
 
-    def __call__(self, x: mx.array, state, positions=None) -> mx.array:
+    def __call__(self, x: mx.array, state, positions=None, shared=None) -> mx.array:
         most = self.wpe.weight.shape[0]
         pads = state.left_padding or [0]
         if state.offset + x.shape[1] - min(pads) > most:
             raise GenerationError("the context is longer than the positions that the model has learned",
                                   found=state.offset + x.shape[1], expected=f"at most {most}")
         columns = mx.arange(state.offset, state.offset + x.shape[1]) - mx.array(pads)[:, None]
-        return super().__call__(x + self.wpe(mx.maximum(columns, 0)), state, positions)
+        return super().__call__(x + self.wpe(mx.maximum(columns, 0)), state, positions, shared)
 
 
 def build(c: Config, *, bias: bool = True) -> Decoder:
@@ -60,32 +60,33 @@ def build(c: Config, *, bias: bool = True) -> Decoder:
     return recipe.decoder(c, block, norm, backbone=partial(Positioned, positions=c.max_position_embeddings))
 
 
-def thirds(weights: dict[str, mx.array], config: Config) -> dict[str, mx.array]:
-    """A rule: queries, keys and values out of one tensor, along whichever axis has three times the width."""
-    out, wide = {}, 3 * config.hidden_size
-    for name, w in weights.items():
-        head, found, kind = name.rpartition(".c_attn.")
-        if not found or wide not in w.shape:
-            out[name] = w
-            continue
-        for part, x in zip(QKV, mx.split(w, 3, axis=w.shape.index(wide)), strict=True):
-            out[f"{head}.{part}.{kind}"] = x
-    return out
+class Thirds(Split):
+    """Queries, keys and values out of one tensor, along whichever axis has three times the width."""
+
+    def axis(self, kind: str, w: mx.array, config: Config) -> int:
+        wide = 3 * config.hidden_size
+        return w.shape.index(wide) if wide in w.shape else super().axis(kind, w, config)
 
 
-NAMES = (
-    *GPT_NAMES,
+BODY = (
+    *GPT_BODY,
     Rename("attn.c_proj", "attn.o_proj"),
     Rename("layers.*.attn", "layers.*.self_attn"),
     Rename("mlp.c_fc", "mlp.up_proj"),
     Rename("mlp.c_proj", "mlp.down_proj"),
+)
+NAMES = (
+    *GPT_NAMES,
+    *BODY[len(GPT_BODY) :],
     Drop("self_attn.bias"),  # buffers that hold the causal mask
     Drop("self_attn.masked_bias"),
 )
+THIRDS = Thirds("c_attn", QKV)
 ARCHITECTURE = Architecture(
     Config,
     build,
-    (*NAMES, thirds),
+    (*NAMES, THIRDS),
     tuple(Each(f"layers.*.{path}.weight", swap_last)
           for path in ("self_attn.*_proj", "mlp.up_proj", "mlp.down_proj")),
+    saved=backwards(*BODY, THIRDS),
 )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..architecture import Architecture
-from ..weights import QKV, Split, qkv_rows
+from ..weights import QKV, Rename, Split, backwards, qkv_rows
 from . import gpt2
 
 
@@ -17,4 +17,6 @@ class Config(gpt2.Config):
         super().__post_init__()
 
 
-ARCHITECTURE = Architecture(Config, gpt2.build, (*gpt2.NAMES, Split("c_attn", QKV, rows=qkv_rows)))
+FUSED = Split("c_attn", QKV, rows=qkv_rows)
+SAVED = backwards(Rename("^transformer", "model"), *gpt2.BODY, FUSED)
+ARCHITECTURE = Architecture(Config, gpt2.build, (*gpt2.NAMES, FUSED), saved=SAVED)

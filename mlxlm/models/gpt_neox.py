@@ -7,7 +7,7 @@ from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..layers import MLP, LayerNorm, PreNorm, activation
-from ..weights import QKV, Drop, Rename, Split, qkv_rows
+from ..weights import QKV, Drop, Rename, Split, backwards, qkv_rows
 
 
 @dataclass(kw_only=True)
@@ -47,22 +47,23 @@ def build(c: Config) -> Decoder:
     return recipe.decoder(c, block, norm)
 
 
-ARCHITECTURE = Architecture(
-    Config,
-    build,
-    (
-        Rename("^gpt_neox", "model"),
-        Rename("^model.h", "model.layers"),
-        Rename("^model.embed_in", "model.embed_tokens"),
-        Rename("^model.final_layer_norm", "model.norm"),
-        Rename("^embed_out", "lm_head"),
-        Rename("^model.embed_out", "lm_head"),
-        Rename("layers.*.attention", "layers.*.self_attn"),
-        Rename("self_attn.dense", "self_attn.o_proj"),
-        Rename("mlp.dense_h_to_4h", "mlp.up_proj"),
-        Rename("mlp.dense_4h_to_h", "mlp.down_proj"),
-        Drop("self_attn.bias"),  # buffers that hold the causal mask
-        Drop("self_attn.masked_bias"),
-        Split("query_key_value", QKV, rows=qkv_rows),
-    ),
+BODY = (
+    Rename("^model.h", "model.layers"),
+    Rename("^model.embed_in", "model.embed_tokens"),
+    Rename("^model.final_layer_norm", "model.norm"),
+    Rename("^model.embed_out", "lm_head"),
+    Rename("layers.*.attention", "layers.*.self_attn"),
+    Rename("self_attn.dense", "self_attn.o_proj"),
+    Rename("mlp.dense_h_to_4h", "mlp.up_proj"),
+    Rename("mlp.dense_4h_to_h", "mlp.down_proj"),
 )
+FUSED = Split("query_key_value", QKV, rows=qkv_rows)
+NAMES = (
+    Rename("^gpt_neox", "model"),
+    Rename("^embed_out", "lm_head"),
+    *BODY,
+    Drop("self_attn.bias"),  # buffers that hold the causal mask
+    Drop("self_attn.masked_bias"),
+    FUSED,
+)
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=backwards(*BODY, FUSED))

@@ -7,7 +7,7 @@ import mlx.nn as nn
 from ..architecture import Architecture
 from ..decoder import Decoder
 from ..layers import Experts, SparseMoE, gated, top_k
-from ..weights import FUSED_EXPERTS, Rename
+from ..weights import FUSED_EXPERTS, Rename, backwards
 from . import granite
 
 
@@ -29,15 +29,12 @@ def build(c: Config) -> Decoder:
     return granite.build(c, lambda: moe(c))
 
 
-ARCHITECTURE = Architecture(
-    Config,
-    build,
-    (
-        Rename("block_sparse_moe", "mlp"),
-        Rename("mlp.router.layer", "mlp.gate"),
-        Rename("mlp.router", "mlp.gate"),
-        Rename("mlp.input_linear", "mlp.switch_mlp.gate_up_proj"),
-        Rename("mlp.output_linear", "mlp.switch_mlp.down_proj"),
-        *FUSED_EXPERTS,
-    ),
+PLAIN = (Rename("block_sparse_moe", "mlp"), Rename("mlp.router.layer", "mlp.gate"))
+NAMES = (
+    *PLAIN,
+    Rename("mlp.router", "mlp.gate"),
+    Rename("mlp.input_linear", "mlp.switch_mlp.gate_up_proj"),
+    Rename("mlp.output_linear", "mlp.switch_mlp.down_proj"),
+    *FUSED_EXPERTS,
 )
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=backwards(*PLAIN))

@@ -6,7 +6,7 @@ from .. import recipe
 from ..architecture import Architecture
 from ..decoder import Decoder
 from ..layers import LateNormAttention, PreNorm, RMSNorm
-from ..weights import Rename
+from ..weights import Rename, backwards
 from . import llama
 
 
@@ -49,11 +49,8 @@ def build(c: Config) -> Decoder:
     return recipe.decoder(c, block, norm)
 
 
-ARCHITECTURE = Architecture(
-    Config,
-    build,
-    (
-        Rename("self_attn.query_layernorm", "self_attn.q_norm"),
-        Rename("self_attn.key_layernorm", "self_attn.k_norm"),
-    ),
+NAMES = (
+    Rename("self_attn.query_layernorm", "self_attn.q_norm"),
+    Rename("self_attn.key_layernorm", "self_attn.k_norm"),
 )
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=backwards(*NAMES))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from .. import recipe
 from ..architecture import Architecture
-from ..weights import QKV, Rename, Split, qkv_rows
+from ..weights import QKV, Rename, Split, backwards, qkv_rows
 from . import llama
 
 
@@ -18,18 +18,15 @@ class Config(llama.Config):
         self.attention_bias = self.bias
 
 
-ARCHITECTURE = Architecture(
-    Config,
-    llama.build,
-    (
-        Rename("^model.tok_embeddings", "model.embed_tokens"),
-        Rename("^output", "lm_head"),
-        Rename("layers.*.attention", "layers.*.self_attn"),
-        Rename("layers.*.attention_norm", "layers.*.input_layernorm"),
-        Rename("layers.*.ffn_norm", "layers.*.post_attention_layernorm"),
-        Rename("layers.*.feed_forward", "layers.*.mlp"),
-        *(Rename(f"mlp.w{i}", f"mlp.{part}_proj") for i, part in ((1, "gate"), (3, "up"), (2, "down"))),
-        Rename("self_attn.wo", "self_attn.o_proj"),
-        Split("wqkv", QKV, rows=qkv_rows),
-    ),
+NAMES = (
+    Rename("^model.tok_embeddings", "model.embed_tokens"),
+    Rename("^output", "lm_head"),
+    Rename("layers.*.attention", "layers.*.self_attn"),
+    Rename("layers.*.attention_norm", "layers.*.input_layernorm"),
+    Rename("layers.*.ffn_norm", "layers.*.post_attention_layernorm"),
+    Rename("layers.*.feed_forward", "layers.*.mlp"),
+    *(Rename(f"mlp.w{i}", f"mlp.{part}_proj") for i, part in ((1, "gate"), (3, "up"), (2, "down"))),
+    Rename("self_attn.wo", "self_attn.o_proj"),
+    Split("wqkv", QKV, rows=qkv_rows),
 )
+ARCHITECTURE = Architecture(Config, llama.build, NAMES, saved=backwards(*NAMES))

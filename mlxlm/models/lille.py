@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..architecture import Architecture
-from ..weights import FUSED_QKV, Rename
+from ..weights import FUSED_QKV, Rename, backwards
 from . import llama
 
 
@@ -20,17 +20,14 @@ class Config(llama.Config):
         super().__post_init__()
 
 
-ARCHITECTURE = Architecture(
-    Config,
-    partial(llama.build, interleaved=True),
-    (
-        Rename("^transformer", "model"),
-        Rename("^model.tok_embeddings", "model.embed_tokens"),
-        Rename("layers.*.attention.norm", "layers.*.input_layernorm"),
-        Rename("layers.*.feed_forward.norm", "layers.*.post_attention_layernorm"),
-        Rename("layers.*.attention", "layers.*.self_attn"),
-        Rename("layers.*.feed_forward", "layers.*.mlp"),
-        Rename("self_attn.out_proj", "self_attn.o_proj"),
-        FUSED_QKV,
-    ),
+NAMES = (
+    Rename("^transformer", "model"),
+    Rename("^model.tok_embeddings", "model.embed_tokens"),
+    Rename("layers.*.attention.norm", "layers.*.input_layernorm"),
+    Rename("layers.*.feed_forward.norm", "layers.*.post_attention_layernorm"),
+    Rename("layers.*.attention", "layers.*.self_attn"),
+    Rename("layers.*.feed_forward", "layers.*.mlp"),
+    Rename("self_attn.out_proj", "self_attn.o_proj"),
+    FUSED_QKV,
 )
+ARCHITECTURE = Architecture(Config, partial(llama.build, interleaved=True), NAMES, saved=backwards(*NAMES))

@@ -10,7 +10,7 @@ from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..layers import Attention, PreNorm, make_rope
-from ..weights import Drop, Suffix, expert_rules
+from ..weights import Drop, Suffix, backwards, expert_rules
 
 
 @dataclass(kw_only=True)
@@ -113,9 +113,6 @@ def build(c: Config) -> Decoder:
     return recipe.decoder(c, block, norm)
 
 
-NAMES = (
-    Drop("^model.mtp"),
-    Suffix("self_attn.attention_sink_bias", "self_attn.sinks"),
-    *expert_rules("mlp"),
-)
-ARCHITECTURE = Architecture(Config, build, NAMES)
+SINKS = Suffix("self_attn.attention_sink_bias", "self_attn.sinks")
+NAMES = (Drop("^model.mtp"), SINKS, *expert_rules("mlp"))
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=backwards(SINKS))

@@ -7,7 +7,7 @@ from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..layers import PreNorm, top_k
-from ..weights import FUSED_EXPERTS, Rename, Stack
+from ..weights import FUSED_EXPERTS, Rename, Stack, backwards
 
 
 @dataclass(kw_only=True)
@@ -30,11 +30,13 @@ def build(c: Config) -> Decoder:
     return recipe.decoder(c, block, norm)
 
 
+SPARSE = Rename("block_sparse_moe", "mlp")
 NAMES = (
-    Rename("block_sparse_moe", "mlp"),
+    SPARSE,
     Stack("mlp.experts.*.w1", "mlp.switch_mlp.gate_proj"),
     Stack("mlp.experts.*.w3", "mlp.switch_mlp.up_proj"),
     Stack("mlp.experts.*.w2", "mlp.switch_mlp.down_proj"),
     *FUSED_EXPERTS,
 )
-ARCHITECTURE = Architecture(Config, build, NAMES)
+SAVED = backwards(SPARSE)
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=SAVED)

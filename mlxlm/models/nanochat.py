@@ -10,7 +10,7 @@ from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Backbone, Decoder
 from ..layers import MLP, BareRMSNorm, LateNormAttention, PreNorm, activation, softcap
-from ..weights import GPT_NAMES, Rename
+from ..weights import GPT_BODY, GPT_NAMES, Rename, backwards
 
 
 @dataclass(kw_only=True)
@@ -28,11 +28,11 @@ class Config(DecoderConfig):
 class Body(Backbone):
     """A body that norms the embeddings before the first layer, as it does after the last."""
 
-    def __call__(self, x, state, positions=None):
-        return super().__call__(self[self._names[1]](x), state, positions)
+    def __call__(self, x, state, positions=None, shared=None):
+        return super().__call__(self[self._names[1]](x), state, positions, shared)
 
 
-def backwards(rope):
+def unwinding(rope):
     """A rope that turns the other way: one that sees the halves of each head exchanged."""
 
     def exchanged(x: mx.array) -> mx.array:
@@ -43,7 +43,7 @@ def backwards(rope):
 
 
 def build(c: Config) -> Decoder:
-    norm, rope = recipe.norm(c, BareRMSNorm), backwards(recipe.rope(c))
+    norm, rope = recipe.norm(c, BareRMSNorm), unwinding(recipe.rope(c))
     head_norm, act = partial(BareRMSNorm, c.head_dim, c.rms_norm_eps), activation(c.hidden_act)
 
     def block(i: int) -> PreNorm:
@@ -56,15 +56,13 @@ def build(c: Config) -> Decoder:
     return recipe.decoder(c, block, norm, finish=finish, backbone=Body)
 
 
-ARCHITECTURE = Architecture(
-    Config,
-    build,
-    (
-        *GPT_NAMES,
-        Rename("layers.*.attn", "layers.*.self_attn"),
-        *(Rename(f"self_attn.c_{part}", f"self_attn.{part}_proj") for part in "qkv"),
-        Rename("self_attn.c_proj", "self_attn.o_proj"),
-        *(Rename(f"mlp.{old}", "mlp.up_proj") for old in ("c_fc", "fc1")),
-        *(Rename(f"mlp.{old}", "mlp.down_proj") for old in ("c_proj", "fc2")),
-    ),
+BODY = (
+    *GPT_BODY,
+    Rename("layers.*.attn", "layers.*.self_attn"),
+    *(Rename(f"self_attn.c_{part}", f"self_attn.{part}_proj") for part in "qkv"),
+    Rename("self_attn.c_proj", "self_attn.o_proj"),
+    Rename("mlp.c_fc", "mlp.up_proj"),
+    Rename("mlp.c_proj", "mlp.down_proj"),
 )
+NAMES = (*GPT_NAMES, *BODY[len(GPT_BODY) :], Rename("mlp.fc1", "mlp.up_proj"), Rename("mlp.fc2", "mlp.down_proj"))
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=backwards(Rename("^transformer", "model"), *BODY))

@@ -1,9 +1,8 @@
 """OpenELM: heads and widths that grow from layer to layer, a norm on every query and key."""
 
+import re
 from dataclasses import dataclass
 from functools import partial
-
-import mlx.core as mx
 
 from .. import recipe
 from ..architecture import Architecture
@@ -11,7 +10,7 @@ from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..errors import ConfigError
 from ..layers import Attention, GatedMLP, PreNorm, RMSNorm, gated
-from ..weights import FUSED_MLP, QKV, Rename, Split
+from ..weights import FUSED_MLP, QKV, Rename, Split, backwards
 
 
 @dataclass(kw_only=True)
@@ -70,30 +69,26 @@ def build(c: Config) -> Decoder:
     return recipe.decoder(c, block, norm)
 
 
-def split(weights: dict[str, mx.array], config: Config) -> dict[str, mx.array]:
-    """A rule: each layer's fused projection, by that layer's own heads."""
-    for i, (heads, groups) in enumerate(zip(config.num_query_heads, config.num_kv_heads, strict=True)):
-        sizes = [n * config.head_dim for n in (heads, groups, groups)]
-        rule = Split("qkv_proj", QKV, lambda c, sizes=sizes: sizes)
-        mine = {n: w for n, w in weights.items() if f"layers.{i}." in n}
-        weights = {n: w for n, w in weights.items() if n not in mine} | rule(mine, config)
-    return weights
+class SplitByLayer(Split):
+    """Each layer's fused projection, by that layer's own heads."""
+
+    def cut(self, name: str, config: Config) -> list[int]:
+        found = re.search(r"layers\.(\d+)\.", name)
+        i = min(int(found[1]), config.num_hidden_layers - 1) if found else 0
+        return [n * config.head_dim for n in (config.num_query_heads[i], *[config.num_kv_heads[i]] * 2)]
 
 
-ARCHITECTURE = Architecture(
-    Config,
-    build,
-    (
-        Rename("^transformer", "model"),
-        Rename("^model.token_embeddings", "model.embed_tokens"),
-        Rename("layers.*.attn_norm", "layers.*.input_layernorm"),
-        Rename("layers.*.ffn_norm", "layers.*.post_attention_layernorm"),
-        Rename("layers.*.attn", "layers.*.self_attn"),
-        Rename("layers.*.ffn", "layers.*.mlp"),
-        Rename("self_attn.out_proj", "self_attn.o_proj"),
-        Rename("mlp.proj_1", "mlp.gate_up_proj"),
-        Rename("mlp.proj_2", "mlp.down_proj"),
-        FUSED_MLP,
-        split,
-    ),
+NAMES = (
+    Rename("^transformer", "model"),
+    Rename("^model.token_embeddings", "model.embed_tokens"),
+    Rename("layers.*.attn_norm", "layers.*.input_layernorm"),
+    Rename("layers.*.ffn_norm", "layers.*.post_attention_layernorm"),
+    Rename("layers.*.attn", "layers.*.self_attn"),
+    Rename("layers.*.ffn", "layers.*.mlp"),
+    Rename("self_attn.out_proj", "self_attn.o_proj"),
+    Rename("mlp.proj_1", "mlp.gate_up_proj"),
+    Rename("mlp.proj_2", "mlp.down_proj"),
+    FUSED_MLP,
+    SplitByLayer("qkv_proj", QKV),
 )
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=backwards(*NAMES))

@@ -10,7 +10,7 @@ from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..layers import MLP, LayerNorm, Parallel, activation
-from ..weights import Rename
+from ..weights import Rename, backwards
 
 
 @dataclass(kw_only=True)
@@ -42,14 +42,11 @@ def build(c: Config) -> Decoder:
     return model
 
 
-ARCHITECTURE = Architecture(
-    Config,
-    build,
-    (
-        Rename("self_attn.dense", "self_attn.o_proj"),
-        Rename("self_attn.q_layernorm", "self_attn.q_norm"),
-        Rename("self_attn.k_layernorm", "self_attn.k_norm"),
-        Rename("mlp.fc1", "mlp.up_proj"),
-        Rename("mlp.fc2", "mlp.down_proj"),
-    ),
+NAMES = (
+    Rename("self_attn.dense", "self_attn.o_proj"),
+    Rename("self_attn.q_layernorm", "self_attn.q_norm"),
+    Rename("self_attn.k_layernorm", "self_attn.k_norm"),
+    Rename("mlp.fc1", "mlp.up_proj"),
+    Rename("mlp.fc2", "mlp.down_proj"),
 )
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=backwards(*NAMES))

@@ -7,7 +7,7 @@ from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..layers import PreNorm
-from ..weights import FUSED_MLP, FUSED_QKV
+from ..weights import FUSED_MLP, FUSED_QKV, backwards
 
 
 @dataclass(kw_only=True)
@@ -36,4 +36,5 @@ def build(c: Config) -> Decoder:
     return recipe.decoder(c, block, norm)
 
 
-ARCHITECTURE = Architecture(Config, build, (FUSED_QKV, FUSED_MLP))
+NAMES = (FUSED_QKV, FUSED_MLP)
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=backwards(*NAMES))

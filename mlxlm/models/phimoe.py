@@ -68,4 +68,5 @@ def build(c: Config) -> Decoder:
     return model
 
 
-ARCHITECTURE = Architecture(Config, build, (*mixtral.NAMES, Rename("mlp.router", "mlp.gate")))
+NAMES = (*mixtral.NAMES, Rename("mlp.router", "mlp.gate"))
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=mixtral.SAVED)

@@ -58,4 +58,14 @@ def head_norms(weights: dict[str, mx.array], config: Config) -> dict[str, mx.arr
     return out
 
 
-ARCHITECTURE = Architecture(Config, build, (head_norms,))
+def norms_apart(weights: dict[str, mx.array], config: Config) -> dict[str, mx.array]:
+    """``head_norms`` undone."""
+    out = {}
+    for name, w in weights.items():
+        match = re.fullmatch(r"(.+)\.([qk])_norm\.weight", name)
+        several = {f"{match[1]}.{match[2]}_layernorm.norms.{i}.weight": x for i, x in enumerate(w)} if match else {}
+        out |= several or {name: w}
+    return out
+
+
+ARCHITECTURE = Architecture(Config, build, (head_norms,), saved=(norms_apart,))

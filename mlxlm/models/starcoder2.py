@@ -7,7 +7,7 @@ from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..layers import MLP, LayerNorm, PreNorm, activation
-from ..weights import Rename
+from ..weights import Rename, backwards
 
 
 @dataclass(kw_only=True)
@@ -38,4 +38,5 @@ def build(c: Config) -> Decoder:
     return recipe.decoder(c, block, norm)
 
 
-ARCHITECTURE = Architecture(Config, build, (Rename("mlp.c_fc", "mlp.up_proj"), Rename("mlp.c_proj", "mlp.down_proj")))
+NAMES = (Rename("mlp.c_fc", "mlp.up_proj"), Rename("mlp.c_proj", "mlp.down_proj"))
+ARCHITECTURE = Architecture(Config, build, NAMES, saved=backwards(*NAMES))
