@@ -141,7 +141,8 @@ def write_weights(
         _write_shard(folder / file, {name: weights[name] for name in names})
         places |= dict.fromkeys(names, file)
     metadata = {"total_size": total, "total_parameters": total_parameters}
-    index = {"metadata": {k: v for k, v in metadata.items() if v is not None}, "weight_map": dict(sorted(places.items()))}
+    metadata = {key: n for key, n in metadata.items() if n is not None}
+    index = {"metadata": metadata, "weight_map": dict(sorted(places.items()))}
     write_json(folder / "model.safetensors.index.json", index)
 
 
