@@ -5,6 +5,7 @@ import signal
 import sys
 
 from hypothesis import settings
+from small_hub import server  # noqa: F401 (a fixture for all)
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("local", deadline=None)

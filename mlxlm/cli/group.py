@@ -22,6 +22,9 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 COMMANDS = {
     "generate": "Answer a prompt, streaming the text.",
     "chat": "Talk with a model, turn by turn.",
+    "pull": "Fetch a model, whole and checked.",
+    "list": "The downloaded models.",
+    "rm": "Remove downloaded models.",
     "info": "What a model is and the memory it needs, without loading it.",
     "name": "What each word of a model's name says.",
     "registry": "The model types and presets that are known.",

@@ -200,7 +200,7 @@ def _entry(snapshot: Path, chosen: list[str]) -> Path:
 
 
 def _check_space(repo: str, needed: int) -> None:
-    folder = _cache()
+    folder = cache_folder()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -215,7 +215,7 @@ def _download(repo: str, revision: str, files: list[str], progress: bool) -> Non
 
     def download() -> str:
         return snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(file) for file in files],
-                                 cache_dir=_cache(), endpoint=os.environ.get("HF_ENDPOINT") or None,
+                                 cache_dir=cache_folder(), endpoint=os.environ.get("HF_ENDPOINT") or None,
                                  tqdm_class=None if progress else _silent())
 
     try:
@@ -238,7 +238,7 @@ def _silent() -> type:
 # What is on this disk
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
     """The hub client's cache folder, from the same environment variables."""
     if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(named).expanduser()
@@ -247,7 +247,7 @@ def _cache() -> Path:
 
 
 def _storage(repo: str) -> Path:
-    return _cache() / f"models--{repo.replace('/', '--')}"
+    return cache_folder() / f"models--{repo.replace('/', '--')}"
 
 
 def _offline(repo: str, revision: str, pick: str | None, tokenizer_only: bool, why: str) -> Path:
@@ -284,6 +284,16 @@ def _cached(repo: str, revision: str, pick: str | None, tokenizer_only: bool) ->
     return _entry(snapshot, chosen) if chosen and _whole(snapshot, chosen) else None
 
 
+def whole_snapshot(snapshot: Path) -> bool:
+    """Whether no part of the models in a snapshot's folder is missing."""
+    files = sorted(str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.is_file())
+    small = [file for file in files if any(fnmatch(file, pattern) for pattern in SMALL_FILES)]
+    if weights := _safetensors(files):
+        return _whole(snapshot, small + weights)
+    ggufs = [file for file in files if file.lower().endswith(".gguf")]
+    return bool(ggufs) and all(_whole(snapshot, _shards(file, ggufs)) for file in ggufs)
+
+
 def _client_agrees(repo: str, revision: str) -> bool:
     """Whether the hub's client, which may remember the list of files, misses none of the small ones."""
     from huggingface_hub import snapshot_download
@@ -291,7 +301,7 @@ def _client_agrees(repo: str, revision: str) -> bool:
 
     try:
         snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=list(SMALL_FILES),
-                          cache_dir=_cache())
+                          cache_dir=cache_folder())
     except LocalEntryNotFoundError:
         return False
     return True
