@@ -51,6 +51,7 @@ class TokenIterator:
     prompt_progress_callback: called with (tokens processed, prompt tokens).
     beyond_context: take a prompt longer than the ``max_position_embeddings`` of the model's config.
     cancel: asked between steps; once it says True the iteration ends.
+    constraint: a `Constraint` that every token is held to, applied after the processors.
 
     ``tokens`` lists the ids yielded so far. When iteration stops, for whatever reason, the cache holds the
     first ``cache.offset - cached_tokens`` ids of the prompt and ``tokens`` together: Ctrl-C waits for the end
@@ -61,7 +62,7 @@ class TokenIterator:
                  logits_processors: Sequence[LogitsProcessor] | None = None, cache=None,
                  max_kv_size: int | None = None, prefill_step_size: int = 512,
                  prompt_progress_callback: Callable[[int, int], Any] | None = None,
-                 beyond_context: bool = False, cancel: Callable[[], bool] | None = None):
+                 beyond_context: bool = False, cancel: Callable[[], bool] | None = None, constraint=None):
         if not callable(model) or not hasattr(model, "make_cache"):
             raise GenerationError("not a model", where="model", found=shown(model),
                                   expected="the first of the two things that mlxlm.load returns")
@@ -73,12 +74,14 @@ class TokenIterator:
         self.chunk = integer("prefill_step_size", prefill_step_size, 1)
         self.progress = function("prompt_progress_callback", prompt_progress_callback) or (lambda done, total: None)
         self.cancelled = function("cancel", cancel) or (lambda: False)
+        self.constraint = constraint
         self.prompt = token_ids(prompt, vocab_size(model))
         self.cache = _make_cache(model, max_kv_size) if cache is None else cache
         self.cached_tokens = offset(self.cache)
         bounded = max_kv_size is None and not beyond_context
         self.limit = self._token_limit(max_tokens, context_size(model) if bounded else None)
         self.tokens: list[int] = []
+        self._begun = False
         self._interrupt = DeferredInterrupt()
 
     def __iter__(self) -> Generator[tuple[int, mx.array], None, None]:
@@ -151,12 +154,22 @@ class TokenIterator:
             self.history = mx.concatenate([self.history, token.astype(mx.int32)])
             for process in self.processors:
                 logits = _same_shape(process, process(self.history, logits), logits)
+        if self.constraint is not None:
+            logits = self._constrained(token, logits)
         # Normalizing costs a pass over the vocabulary, which the largest logit doesn't need.
         chosen = self.sampler(logits if self.sampler is greedy else log_softmax(logits))
         _same_shape(self.sampler, chosen, token)
         logits = logits.squeeze(0)
         mx.async_eval(chosen, logits, self.history, _arrays(self.cache))
         return chosen, logits
+
+    def _constrained(self, token: mx.array, logits: mx.array) -> mx.array:
+        """logits where the constraint lets them be, after ``token``; the device works on them meanwhile."""
+        mx.async_eval(logits, _arrays(self.cache))
+        if self._begun:
+            self.constraint.follow([*self.tokens, int(token.item())])
+        self._begun = True
+        return self.constraint.apply(logits)
 
     def _check(self, logits: mx.array) -> None:
         if mx.isnan(logits).any().item():

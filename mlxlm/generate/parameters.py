@@ -1,5 +1,5 @@
 """What a caller may ask of one generation: the keywords of `stream_generate` and their defaults."""
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -8,8 +8,10 @@ from .checks import function, integer, several, shown, unknown
 from .logits import LogitsProcessor, make_logits_processors
 from .sample import Sampler, make_sampler
 
-ALIASES = {"temp": "temperature", "prompt_cache": "cache"}
-"""mlx-lm's names for parameters that have another one here."""
+ALIASES = {"temp": "temperature", "prompt_cache": "cache", "thinking": "enable_thinking"}
+"""Other names that parameters go by: mlx-lm's, and some templates'."""
+
+TOOL_CHOICES = ("auto", "none")
 
 _SAMPLING = ("temperature", "top_p", "min_p", "min_tokens_to_keep", "top_k", "xtc_probability",
              "xtc_threshold", "xtc_special_tokens", "seed")
@@ -29,7 +31,13 @@ class GenerateParameters:
     logits_processors: run after those that the penalties make.
     cancel: a threading.Event, or a function that returns a bool: ends generation between two tokens.
     top_logprobs: each piece lists so many of the likeliest tokens.
-    tools, template_kwargs: for the chat template, where the prompt is a list of messages.
+    response_format: what the answer must be: a JSON schema, a type, a pattern, choices, a grammar; see `as_grammars`.
+    template_kwargs: further variables of the chat template, where the prompt is a list of messages.
+    tools: what the model may call: functions, pydantic models, or JSON schemas (dicts).
+    tool_choice: "auto", or "none" to leave the tools out of this answer.
+    enable_thinking: turns the model's reasoning on or off, by whatever name its chat template has for that.
+    reasoning_budget: after so many tokens of reasoning its end is written, and the answer begins.
+    parse: whether reasoning and calls are told apart from the text; None: where the prompt is a list of messages.
     """
 
     max_tokens: int | None = 256
@@ -59,15 +67,33 @@ class GenerateParameters:
     beyond_context: bool = False
     cancel: Any = None
     top_logprobs: int = 0
+    response_format: Any = None
     tools: Sequence[Any] | None = None
+    tool_choice: str = "auto"
+    enable_thinking: bool | None = None
+    reasoning_budget: int | None = None
+    parse: bool | None = None
     template_kwargs: Mapping[str, Any] | None = None
 
     def __post_init__(self):
         integer("top_logprobs", self.top_logprobs, 0)
         function("cancel", getattr(self.cancel, "is_set", self.cancel))
+        self._check_chat()
         if self.sampler is not None and (also := [name for name in _SAMPLING if self._is_set(name)]):
             raise GenerationError(f"a sampler was given, so {', '.join(also)} would have no effect",
                                   where="sampler", hint="Give one or the other.")
+
+    def _check_chat(self) -> None:
+        if self.reasoning_budget is not None:
+            integer("reasoning_budget", self.reasoning_budget, 0)
+        for name in ("enable_thinking", "parse"):
+            if not isinstance(getattr(self, name), bool | None):
+                raise GenerationError("neither True nor False", where=name, found=shown(getattr(self, name)))
+        if self.tool_choice not in TOOL_CHOICES:
+            raise GenerationError("not a choice of tools", where="tool_choice", found=shown(self.tool_choice),
+                                  expected=" or ".join(map(repr, TOOL_CHOICES)))
+        if self.template_kwargs is not None and not isinstance(self.template_kwargs, Mapping):
+            raise GenerationError("not a mapping", where="template_kwargs", found=shown(self.template_kwargs))
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> "GenerateParameters":
@@ -92,6 +118,14 @@ class GenerateParameters:
     def make_logits_processors(self) -> list[LogitsProcessor]:
         own = make_logits_processors(**{name: getattr(self, name) for name in _PENALTIES})
         return own + several("logits_processors", self.logits_processors, "functions")
+
+    def make_constraint(self, tokenizer: Any, ends: Iterable[int]) -> Any:
+        """The constraint that `response_format` asks for, or None; ``ends`` are the ids that end an answer."""
+        if self.response_format is None or self.response_format == {"type": "text"}:
+            return None
+        from .constrain import make_constraint
+
+        return make_constraint(tokenizer, self.response_format, ends)
 
     def loop_arguments(self) -> dict[str, Any]:
         """The keywords of `TokenIterator`."""

@@ -98,7 +98,8 @@ class TextStream(Iterator[Piece]):
         self._stops = StopStrings(stops + parameters.stop_strings())
         self._detokenizer = tokenizer.detokenizer()
         self._parameters = parameters
-        self._iterator = TokenIterator(ids, model, **parameters.loop_arguments())
+        self._iterator = TokenIterator(ids, model, **parameters.loop_arguments(),
+                                       constraint=parameters.make_constraint(tokenizer, self._eos))
         self._times = [0.0, 0.0, 0.0]
         self._pieces = self._generate()
 

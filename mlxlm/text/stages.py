@@ -91,7 +91,7 @@ def _byte_of_character() -> dict[str, int]:
     return table | {chr(256 + index): byte for index, byte in enumerate(rest)}
 
 
-_BYTES = _byte_of_character()
+BYTES = _byte_of_character()
 
 
 class ByteLevel(Stage):
@@ -102,7 +102,7 @@ class ByteLevel(Stage):
 
     def feed(self, token: str) -> list[str]:
         try:
-            data = bytes([_BYTES[character] for character in token])
+            data = bytes([BYTES[character] for character in token])
         except KeyError:  # a token with a character outside the map (an added token) is plain text
             data = token.encode("utf-8")
         return [self.decoder.decode(data)]
