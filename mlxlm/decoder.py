@@ -15,9 +15,12 @@ class Step:
 
     ``positions`` is an offset for all rows, an offset for each row (B,), or whatever a model's own rope takes.
     ``end`` is the number of positions taken when the pass is over: what length-dependent ropes look at.
+    ``shared`` is what layers of this pass leave for later ones, and what came with the embeddings: ``together``
+    (B, L) numbers the tokens that see each other whatever their order (0: none), ``("after", i)`` (B, L, dim) is
+    added to what layer i gives.
     """
 
-    def __init__(self, length: int, state: State, positions=None):
+    def __init__(self, length: int, state: State, positions=None, shared: dict[Any, Any] | None = None):
         self.length, self.start = length, state.offset
         self.padding = None if state.left_padding is None else mx.array(state.left_padding)
         least = min(state.left_padding) if state.left_padding else 0
@@ -28,7 +31,7 @@ class Step:
         else:
             self.positions = state.offset + state.shift
         self.end = max(state.offset + length, state.expected) - least
-        self.shared: dict[Any, Any] = {}  # what layers of this pass leave for later ones
+        self.shared: dict[Any, Any] = dict(shared or {})
         self._masks: dict[Any, Any] = {}
 
     def mask(self, cache, array: bool = False):
@@ -44,19 +47,28 @@ class Step:
         slides = window is not None and (kept > 0 or end - first > window - keep)
         if self.padding is None and self.length == 1:
             return None  # a cache gives one query just what it may see
-        if self.padding is None and not slides and not array:
+        if self.padding is None and not slides and not array and "together" not in self.shared:
             return "causal"
-        keys = mx.concatenate([mx.arange(kept), mx.arange(first, end)]) if kept else mx.arange(first, end)
-        queries = mx.arange(self.start, end)[:, None]
-        seen = keys <= queries
+        pad = 0 if self.padding is None else self.padding[:, None, None, None]
+        keys, queries = mx.arange(first, end), mx.arange(self.start, end)[:, None]
+        seen = (keys <= queries)[None, None]
         if window is not None:
-            seen = seen & ((keys > queries - (window - keep)) | (keys < keep))
-        seen = seen[None, None]
+            seen = seen & ((keys > queries - (window - keep)) | (keys < keep + pad))
+        if "together" in self.shared:
+            seen = seen | self._together(self.start - first)
         if self.padding is not None:
-            pad = self.padding[:, None, None, None]
             # A query that is padding itself sees padding: a row of nothing would be NaN, and NaN spreads.
             seen = seen & ((keys >= pad) | (queries < pad))
+        if kept:  # each row's own first tokens, but those that are still among the others
+            front = mx.broadcast_to(pad + mx.arange(kept) < first, (*seen.shape[:3], kept))
+            seen = mx.concatenate([front, seen], axis=-1)
         return seen
+
+    def _together(self, before: int) -> mx.array:
+        """(B, 1, L, before + L) booleans: the tokens of this pass that see each other though neither is the earlier."""
+        groups = self.shared["together"][:, None]
+        same = (groups[..., None] == groups[:, :, None]) & (groups[..., None] > 0)
+        return mx.pad(same, ((0, 0), (0, 0), (0, 0), (before, 0)))
 
     def valid(self) -> mx.array | None:
         """(B, L) booleans, false at padding, for recurrent layers; None where there is none."""
@@ -92,16 +104,19 @@ class Backbone(nn.Module):
     def embedding(self) -> nn.Embedding:
         return self[self._names[0]]
 
-    def embed(self, tokens: mx.array) -> mx.array:
-        """(B, L) tokens to (B, L, dim)."""
+    def embed(self, tokens: mx.array, fill: Callable[[mx.array], mx.array] | None = None) -> mx.array:
+        """(B, L) tokens to (B, L, dim); ``fill`` puts other rows in the places of some."""
         x = self.embedding(tokens)
         # The factor is rounded to the embedding's dtype first, as the models that have one were trained.
-        return x if self._embed_scale == 1.0 else x * mx.array(self._embed_scale, x.dtype)
+        x = x if self._embed_scale == 1.0 else x * mx.array(self._embed_scale, x.dtype)
+        return x if fill is None else fill(x)
 
-    def __call__(self, x: mx.array, state: State, positions=None) -> mx.array:
-        step = Step(x.shape[1], state, positions)
-        for layer, cache in zip(self.layers, state, strict=True):
+    def __call__(self, x: mx.array, state: State, positions=None, shared: dict[Any, Any] | None = None) -> mx.array:
+        step = Step(x.shape[1], state, positions, shared)
+        for i, (layer, cache) in enumerate(zip(self.layers, state, strict=True)):
             x = layer(x, cache, step)
+            if (more := step.shared.get(("after", i))) is not None:
+                x = x + more
         state.offset += step.length
         return self[self._names[1]](x)
 
@@ -150,8 +165,8 @@ class Decoder(nn.Module):
         state = self.make_cache() if cache is None else cache if isinstance(cache, State) else State(cache)
         return self.speak(self.backbone.embed(tokens), state)
 
-    def speak(self, x: mx.array, state: State, positions=None) -> mx.array:
-        """Logits from embeddings (B, L, dim): where a vision-language model comes in."""
-        h = self.backbone(x, state, positions)
+    def speak(self, x: mx.array, state: State, positions=None, shared: dict[Any, Any] | None = None) -> mx.array:
+        """Logits from embeddings (B, L, dim): where a vision-language model comes in. See `Step` for the rest."""
+        h = self.backbone(x, state, positions, shared)
         logits = self.lm_head(h) if "lm_head" in self else self.backbone.embedding.as_linear(h)
         return logits if self._finish is None else self._finish(logits)

@@ -1,9 +1,20 @@
 """What a conversation leaves behind, layer by layer; a module never holds any of it."""
 
+from .base import LayerCache, NoCache
 from .composite import CompositeCache
 from .kv import KVCache
 from .recurrent import RecurrentCache
-from .sliding import SlidingCache
-from .state import NoCache, State
+from .sliding import ChunkedCache, SlidingCache
+from .state import Checkpoint, State
 
-__all__ = ["CompositeCache", "KVCache", "NoCache", "RecurrentCache", "SlidingCache", "State"]
+__all__ = [
+    "Checkpoint",
+    "ChunkedCache",
+    "CompositeCache",
+    "KVCache",
+    "LayerCache",
+    "NoCache",
+    "RecurrentCache",
+    "SlidingCache",
+    "State",
+]

@@ -1,10 +1,17 @@
 """The memory of a recurrent layer: a few arrays of fixed size, each replaced as a whole at every step."""
 
+from collections.abc import Sequence
+from typing import Any, Self
+
 import mlx.core as mx
 
+from .base import LayerCache
 
-class RecurrentCache:
-    """``slots`` arrays, None until the first token. It can't be trimmed, but a copy costs nothing."""
+
+class RecurrentCache(LayerCache):
+    """``slots`` arrays (B, ...), None until the first token. It can't be trimmed, but a copy costs nothing."""
+
+    kind = "recurrent"
 
     def __init__(self, slots: int):
         self.arrays: list[mx.array | None] = [None] * slots
@@ -21,7 +28,6 @@ class RecurrentCache:
 
     @property
     def state(self) -> list[mx.array]:
-        """The arrays that a loop must evaluate to keep the graph short."""
         return [a for a in self.arrays if a is not None]
 
     def can_trim(self, n: int) -> bool:
@@ -31,12 +37,35 @@ class RecurrentCache:
         """Forgets nothing: what went into the state can't be taken out again."""
         return 0
 
-    def copy(self) -> "RecurrentCache":
+    def copy(self) -> Self:
         """A cache that goes its own way from here; arrays are immutable, so they are shared."""
         new = type(self)(len(self.arrays))
         new.arrays, new.offset = list(self.arrays), self.offset
         return new
 
-    @property
-    def nbytes(self) -> int:
-        return sum(a.nbytes for a in self.state)
+    def checkpoint(self, ahead: int | None = None) -> Any:
+        return self.copy()
+
+    def rewind(self, checkpoint: Any, n: int) -> None:
+        self.arrays, self.offset = list(checkpoint.arrays), checkpoint.offset
+
+    @classmethod
+    def merge(cls, caches: Sequence[Self], shifts: Sequence[int], rows: Sequence[int]) -> "RecurrentCache":
+        new = cls(len(caches[0].arrays))
+        new.offset = max(c.offset + d for c, d in zip(caches, shifts, strict=True))
+        for slot, parts in enumerate(zip(*(c.arrays for c in caches), strict=True)):
+            filled = next((p for p in parts if p is not None), None)
+            if filled is not None:
+                new.arrays[slot] = mx.concatenate(
+                    [
+                        mx.zeros((n, *filled.shape[1:]), filled.dtype) if p is None else p
+                        for p, n in zip(parts, rows, strict=True)
+                    ]
+                )
+        return new
+
+    def rows(self, indices: Sequence[int], drop: int) -> Self:
+        new, picked = self.copy(), mx.array(list(indices))
+        new.arrays = [None if a is None else a[picked] for a in self.arrays]
+        new.offset -= drop
+        return new
