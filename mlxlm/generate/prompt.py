@@ -1,12 +1,105 @@
-"""Whatever a caller calls a prompt, as token ids: text, messages for the chat template, or ids themselves."""
+"""Whatever a caller calls a prompt, as token ids, and how the answer to it is read: text, messages, or ids."""
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..errors import GenerationError
+from ..tools import ToolStream
+from ..tools.functions import tool_schemas
 from .checks import shown
+from .conventions import Conventions, Reader, conventions_of, opens_inside
 from .loop import token_ids
+from .parameters import GenerateParameters
+from .reasoning import ReasoningBudget
+
+
+@dataclass
+class Prompt:
+    """Token ids, int32 (length,), the reader of the answer to them, and the processor of its reasoning budget."""
+
+    ids: np.ndarray
+    reader: Reader = field(default_factory=lambda: Reader(None))
+    budget: ReasoningBudget | None = None
+
+
+def is_messages(prompt) -> bool:
+    """Whether a prompt is a list of messages: not text, nor ids."""
+    return (isinstance(prompt, Sequence) and not isinstance(prompt, str) and len(prompt) > 0
+            and isinstance(prompt[0], Mapping))
+
+
+def prepare(model, processor, prompt, parameters: GenerateParameters, configuration=None) -> Prompt:
+    """A prompt ready for the loop. Raises GenerationError for what isn't one, and for what can't be done with it.
+
+    Calls are looked for where tools are offered, reasoning wherever the model has some; a plain prompt's answer is
+    left as it is unless ``parse`` asks for more.
+    """
+    if isinstance(prompt, Prompt):
+        return prompt
+    tokenizer = tokenizer_of(processor)
+    chat = is_messages(prompt)
+    if not (chat if parameters.parse is None else parameters.parse):
+        if parameters.reasoning_budget is not None:
+            raise GenerationError("reasoning is told apart where the prompt is a list of messages",
+                                  where="reasoning_budget", found=type(prompt).__name__, hint="Or pass parse=True.")
+        return Prompt(prompt_ids(tokenizer, prompt, *_for_template(parameters, conventions=None)))
+    conventions = conventions_of(model, tokenizer, configuration)
+    schemas, variables = _for_template(parameters, conventions)
+    if chat:
+        ids, inside = _rendered(tokenizer, list(prompt), schemas, variables, conventions)
+    else:
+        ids = prompt_ids(tokenizer, prompt, None, variables)
+        text = prompt if isinstance(prompt, str) else tokenizer.decode(ids[-64:].tolist())
+        inside = conventions.protocol is not None and text.rstrip().endswith(conventions.protocol.start)
+    return Prompt(ids, *_reading(tokenizer, conventions, schemas, inside, parameters))
+
+
+def _for_template(parameters: GenerateParameters,
+                  conventions: Conventions | None) -> tuple[list[Any] | None, dict[str, Any]]:
+    """The tools' schemas and the template's variables."""
+    schemas = tool_schemas(parameters.tools) if parameters.tool_choice != "none" else None
+    switch: dict[str, Any] = {}
+    if parameters.enable_thinking is not None:
+        if conventions is None:
+            raise GenerationError("it is for the chat template", where="enable_thinking",
+                                  expected="a list of messages for a prompt")
+        switch = conventions.template_switch(parameters.enable_thinking)
+    return schemas, {**switch, **(parameters.template_kwargs or {})}
+
+
+def _rendered(tokenizer, messages: list[Any], schemas, variables: dict[str, Any],
+              conventions: Conventions) -> tuple[np.ndarray, bool]:
+    """The ids of messages, and whether the prompt ends within reasoning."""
+    if conventions.protocol is None:
+        return token_ids(_render(tokenizer, messages, schemas, variables)), False
+    text = _render(tokenizer, messages, schemas, variables, tokenize=False)
+    bare = partial(_render, tokenizer, messages, schemas, {**variables, "add_generation_prompt": False}, tokenize=False)
+    inside = opens_inside(conventions.protocol, text, bare, messages, variables.get("continue_final_message", False))
+    return token_ids(tokenizer.encode(text, add_special_tokens=False)), inside
+
+
+def _reading(tokenizer, conventions: Conventions, schemas, inside: bool,
+             parameters: GenerateParameters) -> tuple[Reader, ReasoningBudget | None]:
+    """How the answer is taken apart, and what holds its reasoning to its budget."""
+    format = conventions.format if schemas is not None or conventions.framed else None
+    protocol = conventions.protocol
+    if format is None and protocol is None:
+        if parameters.reasoning_budget is not None:
+            raise GenerationError("this model doesn't mark its reasoning, so it can't be held to a budget",
+                                  where="reasoning_budget", found=shown(parameters.reasoning_budget))
+        return Reader(None), None
+    offered = schemas if schemas is not None or format is None else []
+    stream = partial(ToolStream, format, offered, reasoning=protocol, inside=inside, tokenizer=tokenizer)
+    if parameters.reasoning_budget is None:
+        return Reader(stream()), None
+    if protocol is None:
+        raise GenerationError("this model doesn't mark its reasoning, so it can't be held to a budget",
+                              where="reasoning_budget", found=shown(parameters.reasoning_budget))
+    budget = ReasoningBudget(parameters.reasoning_budget, protocol, tokenizer, stream, once=not conventions.framed)
+    return Reader(stream()), budget
 
 
 def tokenizer_of(processor) -> Any:
@@ -29,7 +122,7 @@ def prompt_ids(tokenizer, prompt, tools: Sequence[Any] | None = None,
         raise GenerationError("not a mapping", where="template_kwargs", found=shown(template_kwargs))
     if isinstance(prompt, str):
         return token_ids(_encode(tokenizer, prompt))
-    if isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
+    if is_messages(prompt):
         return token_ids(_render(tokenizer, list(prompt), tools, dict(template_kwargs or {})))
     if tools or template_kwargs:
         raise GenerationError("tools and template_kwargs are for the chat template", where="prompt",
@@ -47,9 +140,10 @@ def _encode(tokenizer, text: str) -> list[int]:
     return tokenizer.encode_prompt(text)
 
 
-def _render(tokenizer, messages: list[Any], tools: Sequence[Any] | None, more: dict[str, Any]) -> list[int]:
+def _render(tokenizer, messages: list[Any], tools: Sequence[Any] | None, more: dict[str, Any],
+            tokenize: bool = True) -> Any:
     if not getattr(tokenizer, "has_chat_template", True):
         raise GenerationError("the model has no chat template", where="prompt", found="a list of messages",
                               expected="text", hint="Write the whole prompt as one string.")
-    return tokenizer.apply_chat_template(messages, tools=tools, tokenize=True,
-                                         **{"add_generation_prompt": True, **more})
+    return tokenizer.apply_chat_template(messages, tools=tools, **{"add_generation_prompt": True, **more},
+                                         tokenize=tokenize)

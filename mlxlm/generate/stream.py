@@ -1,4 +1,4 @@
-"""Text as it comes: whole characters, without stop strings, and with the last piece why it ended."""
+"""Text as it comes: whole characters, without stop strings, reasoning and calls apart; with the last piece its end."""
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -9,12 +9,15 @@ import mlx.core as mx
 import numpy as np
 
 from ..text.stops import StopStrings
+from ..tools import Piece as Event
+from ..tools import RejectedCall, ToolCall
+from .conventions import Parts
 from .loop import TokenIterator
 from .parameters import GenerateParameters
-from .prompt import prompt_ids, tokenizer_of
+from .prompt import prepare, tokenizer_of
 from .sample import log_softmax
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,29 @@ class GenerationStats:
 class Piece:
     """One token and the text that it completed, which may be empty: a character can take several tokens.
 
-    ``token`` is None only in a last piece that no token came with (cancelled, or ``max_tokens=0``).
-    ``finish_reason`` is None but in the last piece. An EOS token has no text.
+    ``text`` is content alone where the answer is taken apart: reasoning, calls and rejected calls (which carry their
+    text and why) are in fields of their own, and ``events`` has all of it in order. ``token`` is None only in a last
+    piece that no token came with (cancelled, or ``max_tokens=0``). ``finish_reason`` is None but in the last piece;
+    "tool_calls" is a stop after at least one call. An EOS token has no text.
     """
 
     text: str
     token: int | None
     logits: mx.array | None = field(default=None, repr=False)
     reasoning: str = ""
-    tool_calls: tuple[Any, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    rejected: tuple[RejectedCall, ...] = ()
     finish_reason: FinishReason | None = None
     stats: GenerationStats = field(default_factory=GenerationStats, repr=False)
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    events: tuple[Event, ...] = field(default=(), repr=False)
+
+    @property
+    def answer(self) -> str:
+        """The content with calls as the model wrote them, in place: all but reasoning and control tokens."""
+        if not self.events:
+            return self.text
+        return "".join(event.text for event in self.events if event.kind in ("content", "call", "rejected"))
 
     @property
     def logprobs(self) -> mx.array | None:
@@ -93,12 +107,16 @@ class TextStream(Iterator[Piece]):
     def __init__(self, model, processor, prompt, parameters: GenerateParameters, configuration=None):
         self._start = time.perf_counter()
         tokenizer = tokenizer_of(processor)
-        ids = prompt_ids(tokenizer, prompt, parameters.tools, parameters.template_kwargs)
+        prepared = prepare(model, processor, prompt, parameters, configuration)
+        self._reader = prepared.reader
         self._eos, stops = _endings(tokenizer, configuration)
-        self._stops = StopStrings(stops + parameters.stop_strings())
+        self._stops = StopStrings(self._reader.stops(stops + parameters.stop_strings()))
         self._detokenizer = tokenizer.detokenizer()
         self._parameters = parameters
-        self._iterator = TokenIterator(ids, model, **parameters.loop_arguments(),
+        settings = parameters.loop_arguments()
+        if prepared.budget is not None:
+            settings["logits_processors"] = [*settings["logits_processors"], prepared.budget]
+        self._iterator = TokenIterator(prepared.ids, model, **settings,
                                        constraint=parameters.make_constraint(tokenizer, self._eos))
         self._times = [0.0, 0.0, 0.0]
         self._pieces = self._generate()
@@ -140,35 +158,45 @@ class TextStream(Iterator[Piece]):
                 yield piece
                 if piece.finish_reason:
                     return
-        text, stopped = self._text(None, True)
+        parts, stopped = self._text(None, True)
         reason = "stop" if stopped else "cancelled" if self._parameters.cancelled() else "length"
-        yield Piece(text, None, finish_reason=reason, stats=self.stats)
+        yield self._told(parts, None, None, reason)
 
     def _piece(self, token: int, logits: mx.array) -> Piece:
         eos, full = token in self._eos, len(self.tokens) >= self._iterator.limit
-        text, stopped = self._text(None if eos else token, eos or full)
-        reason = "stop" if eos or stopped else "length" if full else None
-        return Piece(text, token, logits, finish_reason=reason, stats=self.stats,
-                     top_logprobs=_likeliest(logits, self._parameters.top_logprobs))
+        parts, stopped = self._text(token, eos or full, eos)
+        return self._told(parts, token, logits, "stop" if eos or stopped else "length" if full else None)
 
-    def _text(self, token: int | None, last: bool) -> tuple[str, bool]:
-        """The text that a token completes, and whether a stop string ended it."""
-        text = "" if token is None else self._detokenizer.add_token(token)
+    def _told(self, parts: Parts, token: int | None, logits: mx.array | None, reason: FinishReason | None) -> Piece:
+        if reason == "stop" and self._reader.called:
+            reason = "tool_calls"
+        top = () if logits is None else _likeliest(logits, self._parameters.top_logprobs)
+        return Piece(parts.text, token, logits, parts.reasoning, parts.calls, parts.rejected, reason, self.stats, top,
+                     parts.events)
+
+    def _text(self, token: int | None, last: bool, eos: bool = False) -> tuple[Parts, bool]:
+        """What the text is that a token completes, and whether a stop string ended it."""
+        reader = self._reader
+        text = "" if token is None or eos else reader.mark(token, self._detokenizer.add_token(token))
         if last:
-            text += self._detokenizer.finalize()
+            text += reader.mark(None, self._detokenizer.finalize())
         text, _ = self._stops.feed(text)
         if last:
             text += self._stops.flush()
-        return text, self._stops.stopped
+        stopped = self._stops.stopped
+        if eos and token is not None and not stopped:
+            text += reader.control(token)
+        return reader.read(text, last or stopped), stopped
 
 
 def stream_generate(model, processor, prompt, *, configuration=None, **parameters) -> TextStream:
     """Streams a model's answer to a prompt, piece by piece; iterate over the result.
 
     processor: the tokenizer (or processor) that `mlxlm.load` returned with the model.
-    prompt: text, taken as it is; a list of messages (dicts), for the chat template; or token ids.
-    configuration: a `ModelConfiguration` whose EOS tokens and stop strings end the answer, instead of the one that
-        the model was loaded with.
+    prompt: text, taken as it is; a list of messages (dicts), for the chat template; or token ids. The answer to
+        messages is taken apart: content is in a piece's ``text``, reasoning and calls beside it.
+    configuration: a `ModelConfiguration` whose EOS tokens, stop strings and conventions count, instead of the one
+        that the model was loaded with.
     parameters: see `GenerateParameters`. Raises GenerationError, at once, for what can't be done.
     """
     return TextStream(model, processor, prompt, GenerateParameters.of(parameters), configuration)
@@ -177,16 +205,18 @@ def stream_generate(model, processor, prompt, *, configuration=None, **parameter
 def generate(model, processor, prompt, *, verbose: bool = False, **parameters) -> str:
     """The whole answer to a prompt, as text; ``verbose`` prints it as it comes, and the rates after it.
 
-    The other arguments are `stream_generate`'s.
+    To text or ids it is all that the model wrote, as in mlx-lm. To messages it is the answer without the reasoning,
+    which `stream_generate` tells; calls stay in it as the model wrote them. The other arguments are
+    `stream_generate`'s.
     """
     stream = stream_generate(model, processor, prompt, **parameters)
     if verbose:
         print("=" * 10)
     parts = []
     for piece in stream:
-        parts.append(piece.text)
+        parts.append(piece.answer)
         if verbose:
-            print(piece.text, end="", flush=True)
+            print(piece.answer, end="", flush=True)
     if verbose:
         print(f"\n{'=' * 10}")
         print(stream.stats.summary() if any(parts) else "No text generated for this prompt")

@@ -41,6 +41,7 @@ class Tokenizer:
         self._extra_special = [spec.content for spec in settings.extra]
         self.chat_template: str | dict[str, str] | None = settings.chat_template
         self._template_files = settings.template_files
+        self.tool_parser_type = settings.config.get("tool_parser_type")
         model = getattr(backend, "model", None)
         self._clean_up = settings.clean_up_spaces and model is not None and type(model).__name__ != "BPE"
         self.eos_token_ids: set[int] = set(extra_eos_ids)

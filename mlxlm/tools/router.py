@@ -22,13 +22,16 @@ class Router:
                  new_id: NewId | None):
         self.cursor, self.format, self.protocol = cursor, format, reasoning
         self.inside = inside
+        self.thinking = inside  # whether what comes next is reasoning
         self.new_id: NewId | None = new_id or (format.new_id if format else None)
         self.ids: set[str] = set()
         self.fresh = True  # no answer has begun: reasoning may
         self.false_ends = 0
 
     def run(self) -> Reading[None]:
+        self.thinking = False
         if self.inside and self.protocol is not None:
+            self.thinking = True
             yield from self._newlines(0, self.protocol.inner_newlines)
             yield from self._reason(self.protocol)
         openers = self.format.openers if self.format else ()
@@ -45,6 +48,7 @@ class Router:
                 return
             elif self.protocol and (marker,) == start:
                 if self.fresh:
+                    self.thinking = True
                     yield from self._newlines(len(marker), self.protocol.inner_newlines)
                     yield from self._reason(self.protocol)
             elif self.format:
@@ -74,9 +78,11 @@ class Router:
             elif marker is None:
                 return
             elif marker in ends:
+                self.thinking = False
                 yield from self._newlines(len(marker), protocol.outer_newlines)
                 return
             elif (yield from self._implicit(marker)):
+                self.thinking = False
                 return
             else:
                 yield Piece("reasoning", self.cursor.drop(len(marker)))

@@ -38,7 +38,8 @@ class ToolStream:
         self._detokenizer = None if tokenizer is None else tokenizer.detokenizer()
         self._by_ids: bool | None = None
         make = made.router if made is not None and made.router is not None else Router
-        self._steps: Reading[None] = make(self._cursor, made, reasoning, inside, new_id).run()
+        self._router = make(self._cursor, made, reasoning, inside, new_id)
+        self._steps: Reading[None] = self._router.run()
         self._pieces: list[Piece] = []
         self._output: ParsedOutput | None = None
         self.tail: list[Piece] = []
@@ -82,6 +83,11 @@ class ToolStream:
             self.tail += self._advance()
             self._output = ParsedOutput.of(self._pieces)
         return self._output
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next is reasoning, as far as is certain."""
+        return self._router.thinking
 
     def _advance(self) -> list[Piece]:
         new: list[Piece] = []

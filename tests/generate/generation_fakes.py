@@ -109,7 +109,7 @@ class ByteTokenizer:
     def apply_chat_template(self, messages, tools=None, add_generation_prompt=True, tokenize=True, **more):
         lines = [f"{m['role']}:{m['content']}\n" for m in messages]
         tail = "assistant:" if add_generation_prompt else ""
-        extra = "".join(sorted(more)) + "".join(tools or [])
+        extra = "".join(sorted(more)) + "".join(tool["function"]["name"] for tool in tools or [])
         return list((extra + "".join(lines) + tail).encode())
 
     def convert_tokens_to_ids(self, token: str) -> int | None:

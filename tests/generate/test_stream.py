@@ -106,7 +106,7 @@ def test_messages_go_through_the_chat_template():
     messages = [{"role": "user", "content": "hi"}]
     prompt = stream_generate(SumModel(), ByteTokenizer(), messages).prompt
     assert bytes(prompt.tolist()).decode() == "user:hi\nassistant:"
-    prompt = stream_generate(SumModel(), ByteTokenizer(), messages, tools=["T"],
+    prompt = stream_generate(SumModel(), ByteTokenizer(), messages, tools=[{"name": "T"}],
                              template_kwargs={"thinking": False, "add_generation_prompt": False}).prompt
     assert bytes(prompt.tolist()).decode() == "thinkingTuser:hi\n"
 
@@ -132,7 +132,7 @@ def test_a_processor_with_a_tokenizer_will_do():
     (3.5, {}, "prompt: not token ids; found 3.5"),
     (["hello"], {}, "prompt: not token ids"),
     ([VOCAB], {}, "prompt: not in the vocabulary"),
-    (PROMPT, {"tools": ["T"]}, "prompt: tools and template_kwargs are for the chat template; found list"),
+    (PROMPT, {"tools": [{"name": "T"}]}, "prompt: tools and template_kwargs are for the chat template; found list"),
     (PROMPT, {"max_token": 5}, "unknown argument 'max_token'"),
     (PROMPT, {"temp": 1, "temperature": 1}, "temperature: given twice"),
     (PROMPT, {"temp": "warm"}, "temp: not a number; found 'warm'"),

@@ -27,6 +27,7 @@ class OnyxRouter(Router):
         if not self.inside and (yield from self.cursor.starts(at, ("to=",))):  # the prompt ends in the header
             kind = yield from self._header(at)
         while True:
+            self.thinking = kind == "reasoning"
             at, marker, sure = self.cursor.probe(0, (OPENER, START, MESSAGE, *ENDS))
             if at:
                 yield Piece(kind, self.cursor.drop(at))

@@ -71,6 +71,7 @@ class HarmonyRouter(Router):
             yield from self._body("reasoning" if channel and channel[1] == "analysis" else "content")
 
     def _body(self, kind: Kind) -> Reading[None]:
+        self.thinking = kind == "reasoning"
         while True:
             at, marker, sure = self.cursor.probe(0, (*BEGINNINGS, *ENDS))
             if at:
@@ -78,6 +79,7 @@ class HarmonyRouter(Router):
             if not sure:
                 yield None
                 continue
+            self.thinking = False
             if marker in ENDS:
                 yield Piece("marker", self.cursor.drop(len(marker)))
             return

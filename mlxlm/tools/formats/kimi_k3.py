@@ -35,6 +35,7 @@ class XtmlRouter(Router):
                                   closing("message"): "content", END: "content"}
         tools = self.format.openers[0] if self.format else ""
         while True:
+            self.thinking = kind == "reasoning"
             at, marker, sure = self.cursor.probe(0, (*kinds, *filter(None, (tools,))))
             if at:
                 yield Piece(kind, self.cursor.drop(at))
