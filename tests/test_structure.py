@@ -24,7 +24,7 @@ FLOORS = (
     {"models", "vlms", "vision", "processors"},
     {"configuration", "registry", "fallback", "checkpoint", "sources", "strict", "text", "roles"},
     {"processor", "load"},
-    {"tools", "generate", "convert", "info"},
+    {"tools", "generate", "convert", "info", "doctor"},
     {"chat"},
     {"cli"},
 )
