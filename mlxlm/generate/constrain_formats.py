@@ -14,6 +14,8 @@ EXPECTED = ('a JSON schema (dict), a pydantic model or another type, a compiled 
             'a Lark grammar, or "json_object"')
 JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": r"[ \t\r\n]{0,64}"}
 """Room to indent, and an end to it: a model that has nothing to say may otherwise go on with blanks."""
+_CLASSES = {r"\w": r"[\p{L}\p{N}_]", r"\W": r"[^\p{L}\p{N}_]", r"\S": r"[^\s\x1c-\x1f]"}
+"""Python's classes where the engine's are wider: its words have combining marks in them."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ def as_grammars(response_format: Any) -> Grammars:
     A mapping is a JSON schema, or a tagged form: {"type": "json_object"}, {"type": "json_schema", "json_schema":
     {"schema": …}}, {"type": "regex", "pattern": …}, {"type": "choice", "choices": […]}, {"type": "grammar", "grammar":
     …}. A class or type hint goes through pydantic. A compiled pattern must match the whole answer. A list, tuple, set,
-    Enum class or Literal holds the answers to choose from. A string is "json_object" or a Lark grammar with a `start` rule.
+    Enum class or Literal holds the answers to choose from. A string is "json_object" or a Lark grammar with a `start`
+    rule.
     Raises GenerationError.
     """
     if isinstance(response_format, Mapping):
@@ -121,7 +124,7 @@ def json_schema(schema: Any) -> Grammars:
         raise GenerationError(f"a schema that isn't JSON ({error})", where="response_format") from error
     check_finite(plain)
     if isinstance(plain, dict):
-        plain["x-guidance"] = {**JSON_OPTIONS, **plain.get("x-guidance", {})}
+        plain.setdefault("x-guidance", JSON_OPTIONS)
     return Grammars({"json_schema": plain})
 
 
@@ -137,6 +140,8 @@ def regex(pattern: "re.Pattern[Any] | str") -> Grammars:
     except re.error as error:
         raise GenerationError(f"not a regular expression ({error})", where="response_format", found=shown(pattern),
                               ) from error
+    for own, theirs in () if flags & re.A else _CLASSES.items():
+        pattern = re.sub(rf"(?<!\\)((?:\\\\)*){re.escape(own)}", lambda found, t=theirs: found[1] + t, pattern)
     letters = "".join(letter for letter, flag in (("i", re.I), ("m", re.M), ("s", re.S), ("x", re.X)) if flags & flag)
     whole = f"(?{letters}:{pattern})" if letters else pattern
     from llguidance import regex_to_lark

@@ -11,7 +11,7 @@ from ..errors import GenerationError
 from ..text.stages import BYTES, ByteLevel, PerToken, Spaced, stages
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_ANCHOR = "a"
+_ANCHOR, _ANCHORS = "a", ("\n", "=", "a")
 
 
 class Vocabulary:
@@ -42,18 +42,41 @@ class Vocabulary:
 
 
 class _Source:
-    """The tokenizer as llguidance asks for it."""
+    """The tokenizer as llguidance asks for it: text that a grammar forces comes back in tokens of just these bytes."""
 
     def __init__(self, vocabulary: Vocabulary, tokenizer: Any):
-        self._encode = tokenizer.encode
+        self._encode, self._bytes = tokenizer.encode, vocabulary.tokens
+        self._ids = {data: i for i, data in enumerate(vocabulary.tokens) if data and i not in vocabulary.special}
+        self._longest = max(map(len, self._ids), default=0)
         self.eos_token_id, self.bos_token_id = vocabulary.eos[0], None
         self.tokens = list(vocabulary.tokens)
         for index, content in vocabulary.special.items():
             self.tokens[index] = content.encode()
         self.special_token_ids = sorted(vocabulary.special)
 
-    def __call__(self, text: bytes | str) -> list[int]:
-        return self._encode(text.decode() if isinstance(text, bytes) else text, add_special_tokens=False)
+    def __call__(self, data: bytes | str) -> list[int]:
+        text = data.decode() if isinstance(data, bytes) else data
+        data = text.encode()
+        # Some tokenizers put a space in front of a text; behind an anchor they don't.
+        for anchor in ("", *_ANCHORS):
+            ids = self._encode(anchor + text, add_special_tokens=False)
+            before = self._encode(anchor, add_special_tokens=False) if anchor else []
+            if ids[: len(before)] == before and self._joined(ids[len(before):]) == data:
+                return ids[len(before):]
+        return self._longest_first(data)
+
+    def _joined(self, ids: list[int]) -> bytes:
+        return b"".join(self._bytes[i] for i in ids)
+
+    def _longest_first(self, data: bytes) -> list[int]:
+        ids, at = [], 0
+        while at < len(data):
+            size = next((n for n in range(self._longest, 0, -1) if data[at: at + n] in self._ids), 0)
+            if not size:
+                return ids
+            ids.append(self._ids[data[at: at + size]])
+            at += size
+        return ids
 
 
 _made: WeakKeyDictionary[Any, dict[frozenset[int], Vocabulary]] = WeakKeyDictionary()

@@ -62,7 +62,7 @@ class TokenIterator:
                  logits_processors: Sequence[LogitsProcessor] | None = None, cache=None,
                  max_kv_size: int | None = None, prefill_step_size: int = 512,
                  prompt_progress_callback: Callable[[int, int], Any] | None = None,
-                 beyond_context: bool = False, cancel: Callable[[], bool] | None = None, constraint=None):
+                 beyond_context: bool = False, cancel: Callable[[], bool] | None = None, constraint: Any = None):
         if not callable(model) or not hasattr(model, "make_cache"):
             raise GenerationError("not a model", where="model", found=shown(model),
                                   expected="the first of the two things that mlxlm.load returns")
@@ -167,7 +167,7 @@ class TokenIterator:
         """logits where the constraint lets them be, after ``token``; the device works on them meanwhile."""
         mx.async_eval(logits, _arrays(self.cache))
         if self._begun:
-            self.constraint.follow([*self.tokens, int(token.item())])
+            self.constraint.follow([*self.tokens, int(token.item())])  # type: ignore[arg-type]
         self._begun = True
         return self.constraint.apply(logits)
 
