@@ -63,6 +63,8 @@ $(VENV)/.test: $(VENV)/.installed
 	@$(EXTRA) test > $(VENV)/test.txt
 	@$(PIP) torch==2.13.0
 	@$(PIP) --requirement $(VENV)/test.txt
+	@# Apart from the rest: its compiled half doesn't load beside the CPU's PyTorch, and transformers would stumble on it.
+	@$(PIP) --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
