@@ -3,18 +3,25 @@
 from .base import LayerCache, NoCache
 from .composite import CompositeCache
 from .kv import KVCache
+from .policy import CachePolicy, LayerStatus, cache_status
+from .quantized import Packed, QuantizedKVCache
 from .recurrent import RecurrentCache
 from .sliding import ChunkedCache, SlidingCache
 from .state import Checkpoint, State
 
 __all__ = [
+    "CachePolicy",
     "Checkpoint",
     "ChunkedCache",
     "CompositeCache",
     "KVCache",
     "LayerCache",
+    "LayerStatus",
     "NoCache",
+    "Packed",
+    "QuantizedKVCache",
     "RecurrentCache",
     "SlidingCache",
     "State",
+    "cache_status",
 ]

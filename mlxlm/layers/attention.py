@@ -5,13 +5,48 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import KVCache, SlidingCache
+from ..cache import KVCache, Packed, SlidingCache
 from ..kernels import ops
+
+FEW = 16  # queries up to which packed tokens are counted with as they are; more of them pay for unpacking
 
 
 def attend(q, k, v, *, scale: float, mask, sinks=None) -> mx.array:
-    """Softmax attention: q (B, heads, L, dim), k and v (B, kv_heads, S, dim) to (B, heads, L, v_dim)."""
+    """Softmax attention: q (B, heads, L, dim), k and v (B, kv_heads, S, dim) to (B, heads, L, v_dim).
+
+    k and v may be `Packed`, as a quantized cache hands them out.
+    """
+    if isinstance(k, Packed):
+        if q.shape[2] <= FEW and sinks is None:
+            return attend_packed(q, k, v, scale=scale, mask=mask)
+        k, v = k.unpacked(), v.unpacked()
     return ops.attention(q, k, v, scale=scale, mask=mask, sinks=sinks)
+
+
+def attend_packed(q, k: Packed, v: Packed, *, scale: float, mask) -> mx.array:
+    """`attend` in plain ``mx`` on packed keys and values, of which only products are ever made."""
+    b, heads, length, dim = q.shape
+    kv_heads, total = k.shape[1], k.shape[2]
+    # The queries of one key's heads stand under one another: (B, kv_heads, heads / kv_heads * L, dim).
+    scores = k.product((q * scale).reshape(b, kv_heads, -1, dim), transpose=True)
+    scores = scores.reshape(b, kv_heads, -1, length, total)
+    visible = seen(mask, length, total)
+    if visible is not None:
+        visible = _by_key_head(visible, kv_heads)
+        if visible.dtype == mx.bool_:
+            scores = mx.where(visible, scores, mx.array(-mx.inf, scores.dtype))
+        else:
+            scores = scores + visible
+    weights = mx.softmax(scores, axis=-1, precise=True).reshape(b, kv_heads, -1, total)
+    return v.product(weights, transpose=False).reshape(b, heads, length, -1).astype(q.dtype)
+
+
+def _by_key_head(mask: mx.array, kv_heads: int) -> mx.array:
+    """A mask that broadcasts to (B, heads, L, S) as one for (B, kv_heads, heads / kv_heads, L, S)."""
+    if mask.ndim < 3:
+        return mask
+    mask = mask[None] if mask.ndim == 3 else mask
+    return mask[:, :, None] if mask.shape[1] == 1 else mx.unflatten(mask, 1, (kv_heads, -1))
 
 
 def softcap(x: mx.array, cap: float) -> mx.array:
@@ -30,6 +65,7 @@ def softcapped(cap: float) -> Callable:
     """An ``attend`` whose scores are squashed to (-cap, cap)."""
 
     def attend(q, k, v, *, scale: float, mask, sinks=None) -> mx.array:
+        k, v = (t.unpacked() if isinstance(t, Packed) else t for t in (k, v))
         b, heads, length, _ = q.shape
         q = q.reshape(b, k.shape[1], -1, length, q.shape[-1])
         scores = softcap((q * scale) @ k[:, :, None].swapaxes(-1, -2), cap)
@@ -46,15 +82,15 @@ def softcapped(cap: float) -> Callable:
 def alibi(slopes: mx.array) -> Callable:
     """An ``attend`` that takes ``slopes`` (heads,) times the distance off each score (Press et al., ALiBi)."""
 
-    def attend(q, k, v, *, scale: float, mask, sinks=None) -> mx.array:
+    def attend_alibi(q, k, v, *, scale: float, mask, sinks=None) -> mx.array:
         length, total = q.shape[2], k.shape[2]
         distance = mx.arange(total - length, total)[:, None] - mx.arange(total)
         bias = -slopes[:, None, None] * distance
         visible = seen(mask, length, total)
         bias = bias[None] if visible is None else mx.where(visible, bias, -mx.inf)
-        return ops.attention(q, k, v, scale=scale, mask=bias.astype(q.dtype), sinks=sinks)
+        return attend(q, k, v, scale=scale, mask=bias.astype(q.dtype), sinks=sinks)
 
-    return attend
+    return attend_alibi
 
 
 class Attention(nn.Module):
@@ -111,7 +147,7 @@ class Attention(nn.Module):
         q, k = self.turned(q.swapaxes(1, 2), k.swapaxes(1, 2), step)
         v = v.swapaxes(1, 2)
         mask = self.mask(cache, step)
-        k, v = cache.update_and_fetch(k, v)
+        k, v = cache.update(k, v)
         out = self._attend(q, k, v, scale=self.scale, mask=mask, sinks=self.get("sinks"))
         return out.swapaxes(1, 2).flatten(-2)
 

@@ -6,6 +6,7 @@ import mlx.nn as nn
 from ..cache import KVCache, NoCache, SlidingCache
 from ..errors import ConfigError
 from ..kernels import ops
+from .attention import attend
 from .norms import RMSNorm
 
 
@@ -53,7 +54,7 @@ class SharedAttention(nn.Module):
         if "k_proj" in self:
             step.shared[self._kind] = self.own(x, cache, step)
         k, v, mask = step.shared[self._kind]
-        out = ops.attention(q, k, v, scale=1.0, mask=mask)
+        out = attend(q, k, v, scale=1.0, mask=mask)
         return self.o_proj(out.swapaxes(1, 2).flatten(-2))
 
     def own(self, x: mx.array, cache, step):
@@ -62,7 +63,7 @@ class SharedAttention(nn.Module):
         v = self.heads(self.v_proj(x)) if "v_proj" in self else k
         k = self._rope(self.k_norm(k).swapaxes(1, 2), step)
         mask = step.mask(cache)
-        return *cache.update_and_fetch(k, ops.rms_norm(v, None, self.eps).swapaxes(1, 2)), mask
+        return *cache.update(k, ops.rms_norm(v, None, self.eps).swapaxes(1, 2)), mask
 
     def heads(self, x: mx.array) -> mx.array:
         """(B, L, heads * head_dim) to (B, L, heads, head_dim)."""

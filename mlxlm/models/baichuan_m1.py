@@ -49,7 +49,7 @@ class ConvAttention(nn.Module):
         q, k, v = (t.swapaxes(1, 2) for t in (q, k, v))
         q, k = self._rope(q, step), self._rope(k, step)
         mask = step.mask(cache)
-        k, v = cache.update_and_fetch(k, v)
+        k, v = cache.update(k, v)
         out = attend(q, k, v, scale=self.head_dim**-0.5, mask=mask)
         return self.o_proj(out.swapaxes(1, 2).flatten(-2))
 

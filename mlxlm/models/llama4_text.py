@@ -7,6 +7,7 @@ import mlx.nn as nn
 
 from .. import recipe
 from ..architecture import Architecture
+from ..cache import ChunkedCache
 from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..layers import BareRMSNorm, Experts, LateNormAttention, PreNorm, SparseMoE, TemperedAttention, gated
@@ -53,6 +54,9 @@ class ChunkedAttention(LateNormAttention):
     def __init__(self, *sizes: int, chunk: int, **parts):
         super().__init__(*sizes, **parts)
         self._chunk = chunk
+
+    def make_cache(self) -> ChunkedCache:
+        return ChunkedCache(self._chunk)
 
     def mask(self, cache, step):
         causal = step.mask(cache, array=True)

@@ -69,7 +69,7 @@ class Attention(nn.Module):
         k_pe = mx.broadcast_to(self._rope(k_pe[:, None], step), q_pe.shape)
         q = mx.concatenate([q_nope, self._rope(q_pe, step)], axis=-1)
         mask = step.mask(cache)
-        k, v = cache.update_and_fetch(mx.concatenate([k_nope, k_pe], axis=-1), v)
+        k, v = cache.update(mx.concatenate([k_nope, k_pe], axis=-1), v)
         out = attend(q, k, v, scale=self.scale, mask=mask)
         return self.o_proj(out.swapaxes(1, 2).flatten(-2))
 
