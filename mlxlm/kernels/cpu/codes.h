@@ -123,8 +123,10 @@ struct LaneScales {
     }
   }
   // `scales` must be readable for W values past the last group.
-  inline V of(const float* scales, int b) const { return permute(load(scales + (int64_t(b) * block >> shift)), index); }
-  inline V of_last(const float* scales, int b) const {
+  template <class S>
+  inline V of(const S* scales, int b) const { return permute(load(scales + (int64_t(b) * block >> shift)), index); }
+  template <class S>
+  inline V of_last(const S* scales, int b) const {
     return permute(load(scales + (int64_t(b) * block >> shift)), last_index);
   }
 };

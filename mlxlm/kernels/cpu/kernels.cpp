@@ -16,7 +16,9 @@ void attention(const Attention& a) {
   });
 }
 
-#if MLXLM_LEVEL == 512
+#if MLXLM_LEVEL == 513
+constexpr const char* name = "avx512bf16";
+#elif MLXLM_LEVEL == 512
 constexpr const char* name = "avx512";
 #elif MLXLM_LEVEL == 2
 constexpr const char* name = "avx2";
@@ -24,13 +26,15 @@ constexpr const char* name = "avx2";
 constexpr const char* name = "scalar";
 #endif
 
-constexpr Table table = {name,   quantized_matmul, dense_matmul, quantized_rows, rms_norm,   layer_norm,
-                         gated,  rope,             attention,    state_space,    delta_rule, to_f32};
+constexpr Table table = {name,  quantized_matmul, few_rows,  dense_matmul, quantized_rows, rms_norm, layer_norm,
+                         gated, rope,             attention, state_space,  delta_rule,     to_f32};
 
 }  // namespace
 
 namespace mlxlm {
-#if MLXLM_LEVEL == 512
+#if MLXLM_LEVEL == 513
+const Table* table_avx512bf16() { return &table; }
+#elif MLXLM_LEVEL == 512
 const Table* table_avx512() { return &table; }
 #elif MLXLM_LEVEL == 2
 const Table* table_avx2() { return &table; }

@@ -13,6 +13,9 @@ const Table* table_avx2() { return nullptr; }
 #if !defined(MLXLM_AVX512)
 const Table* table_avx512() { return nullptr; }
 #endif
+#if !defined(MLXLM_AVX512BF16)
+const Table* table_avx512bf16() { return nullptr; }
+#endif
 
 static bool has_avx2() {
 #if defined(__x86_64__)
@@ -31,8 +34,18 @@ static bool has_avx512() {
 #endif
 }
 
+static bool has_avx512bf16() {
+#if defined(__x86_64__)
+  return has_avx512() && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 const Table* choose_table(const char* forced) {
-  const Table* best[] = {has_avx512() ? table_avx512() : nullptr, has_avx2() ? table_avx2() : nullptr, table_scalar()};
+  const Table* best[] = {has_avx512bf16() ? table_avx512bf16() : nullptr,
+                         has_avx512() ? table_avx512() : nullptr, has_avx2() ? table_avx2() : nullptr,
+                         table_scalar()};
   for (const Table* table : best) {
     if (!table || (*forced && std::strcmp(forced, table->name) != 0)) continue;
     chosen = table;

@@ -1,7 +1,7 @@
-// Quantized matmul: few rows go weight by weight, many rows by tiles of weights made numbers again.
+// Quantized matmul: few rows go weight by weight, many rows by tiles.
 #pragma once
-#include "quantized_vector.h"
-#include "tile.h"
+#include "few_rows.h"
+#include "tile_pairs.h"
 
 namespace {
 
@@ -51,8 +51,17 @@ struct QuantizedRows {
 constexpr int FEW = W <= 8 ? 4 : 8;
 
 void quantized_matmul(const QuantizedMatrix& w, const MatmulRows& rows) {
-  by_format(w, [&]<class C>(C) {
-    if (rows.M <= FEW) return few_rows<C>(w, rows);
+  if (rows.M <= FEW) {
+    const FewRows few{&w, 1, Join::each, Gate::silu, rows.type, rows.M, &rows.x, &rows.out,
+                      rows.bias ? &rows.bias : nullptr, nullptr, nullptr};
+    return few_rows(few);
+  }
+  by_format(w, [&]<Format format, int bits>(Codes<format, bits>) {
+#if MLXLM_LEVEL == 513
+    using Q = Pairs<format, bits>;
+    if constexpr (Q::fits) if (rows.type == Dtype::bf16) return many_rows_in_pairs<Q>(w, rows);
+#endif
+    using C = Codes<format, bits>;
     QuantizedRows<C> source{w, LaneScales(w, C::per)};
     many_rows<C::per>(source, w.N, w.K, blocks_of(w.K, C::block) * C::block, rows);
   });

@@ -3,7 +3,7 @@
 // Everything here and in the kernels has internal linkage: the same templates are compiled once for each instruction
 // set, and a linker that merged them would run AVX-512 code on a machine without it.
 #pragma once
-#if MLXLM_LEVEL == 512
+#if MLXLM_LEVEL >= 512
 #include "simd_avx512.h"
 #elif MLXLM_LEVEL == 2
 #include "simd_avx2.h"
@@ -47,7 +47,7 @@ inline void store(bf16* p, V v) {
 }
 inline void store(f16* p, V v) { store_half(p, v); }
 
-#if MLXLM_LEVEL == 512
+#if MLXLM_LEVEL >= 512
 inline V load_n(const float* p, int n) { return (V)_mm512_maskz_loadu_ps(first_lanes(n), p); }
 inline V load_n(const bf16* p, int n) {
   return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(n), p)), 16);

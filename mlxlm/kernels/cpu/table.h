@@ -7,6 +7,7 @@ namespace mlxlm {
 struct Table {
   const char* name;
   void (*quantized_matmul)(const QuantizedMatrix&, const MatmulRows&);
+  void (*few_rows)(const FewRows&);
   void (*dense_matmul)(const DenseMatrix&, const MatmulRows&);
   // rows[i] names the table's row; out is (count, K) of `type`.
   void (*quantized_rows)(const QuantizedMatrix&, const int64_t* rows, int64_t count, Dtype type, void* out);
@@ -24,9 +25,10 @@ struct Table {
 
 const Table* table_scalar();
 const Table* table_avx2();    // null where the build has no such code
-const Table* table_avx512();  // null where the build has no such code
+const Table* table_avx512();      // null where the build has no such code
+const Table* table_avx512bf16();  // null where the build has no such code
 
-// The table in force. `forced` is "", "scalar", "avx2" or "avx512"; a set that the machine lacks is refused with
+// The table in force. `forced` is "" or a name; a set that the machine lacks is refused with
 // null. The first successful call decides for the process.
 const Table* choose_table(const char* forced);
 const Table& kernels();

@@ -58,6 +58,24 @@ struct MatmulRows {
   int M;
 };
 
+// How the results of several matrices belong together: each for itself; by twos, the first a gate of the second; summed.
+enum class Join : int { each, gated, sum };
+
+// A few rows by `count` quantized matrices of one format, group and K (and one N where they are joined).
+struct FewRows {
+  const QuantizedMatrix* w;
+  int count;
+  Join join;
+  Gate gate;  // what `gated` makes of each first result
+  Dtype type;
+  int M;
+  const void* const* x;      // (M, K), contiguous: one for all, or one for each matrix of a sum
+  void* const* out;          // (M, N), contiguous: as many as there are results
+  const float* const* bias;  // (N,) for each matrix, null where there is none; null where none has one
+  const float* share;        // what each matrix of a sum counts; null for 1
+  const void* residual;      // (M, N), added to the one result; null for none
+};
+
 // A mask broadcast to (B, Hq, L, S): strides in elements, 0 where it is broadcast.
 struct Mask {
   enum Kind : int { none, causal, boolean, additive } kind = none;
