@@ -1,0 +1,134 @@
+"""The cases of models that put a tower, a projector and a text model one after the other: LLaVA's form, and Gemma's."""
+
+import numpy as np
+
+from .reference import IMAGE, Case
+
+SIGLIP = dict(model_type="siglip_vision_model", hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+              num_attention_heads=2, image_size=24, patch_size=4, vision_use_head=False)  # fmt: skip
+CLIP = {**SIGLIP, "model_type": "clip_vision_model", "num_hidden_layers": 3}
+PIXTRAL = dict(model_type="pixtral", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+               image_size=48, patch_size=4)  # fmt: skip
+GEMMA = dict(head_dim=16, query_pre_attn_scalar=16)
+SPLIT = {"full_attention": {"rope_type": "linear", "rope_theta": 40_000.0, "factor": 2.0},
+         "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}  # fmt: skip
+
+
+def squares(side: int, count: int):
+    """Images that were resized to squares of ``side`` pixels, with ``count`` places each."""
+
+    def make(sizes, rng):
+        return {"pixel_values": rng.standard_normal((len(sizes), 3, side, side)).astype(np.float32)}, [count] * len(sizes)
+
+    return make
+
+
+def frames(patch: int, merge: int = 1):
+    """Images of any size in one frame, zeros around them; sizes are in patches."""
+
+    def make(sizes, rng):
+        inner = np.array(sizes) * patch
+        pixels = np.zeros((len(sizes), 3, 12 * patch, 12 * patch), np.float32)
+        for frame, (h, w) in zip(pixels, inner, strict=True):
+            frame[:, :h, :w] = rng.standard_normal((3, h, w))
+        return {"pixel_values": pixels, "image_sizes": inner}, [h // merge * (w // merge) for h, w in sizes]
+
+    return make
+
+
+def tiles(side: int, count: int):
+    """Idefics' tiles: as many as a size's product, the last of each image filled in part; one is all padding."""
+
+    def make(sizes, rng):
+        numbers = [h * w for h, w in sizes]
+        pixels = rng.standard_normal((1, sum(numbers), 3, side, side)).astype(np.float32)
+        mask = np.ones((1, sum(numbers), side, side), np.int64)
+        for last, (h, w) in zip(np.cumsum(numbers) - 1, sizes, strict=True):
+            mask[0, last, 4 * (h + 1) :] = mask[0, last, :, 4 * (w + 1) :] = 0
+        return {"pixel_values": pixels, "pixel_attention_mask": mask}, [n * count for n in numbers]
+
+    return make
+
+
+def gemma_types(ids, media):
+    return {"token_type_ids": (ids == IMAGE) * 1}
+
+
+CASES = (
+    Case(
+        "gemma3",
+        "windows",
+        text=dict(GEMMA, model_type="gemma3_text", num_hidden_layers=6, sliding_window=12, rope_parameters=SPLIT,
+                  layer_types=["sliding_attention", "full_attention"] * 3),
+        vision=SIGLIP,
+        root=dict(mm_tokens_per_image=9),
+        media=squares(24, 9),
+        extra=gemma_types,
+    ),
+    Case(
+        "idefics3",
+        "tiles",
+        text=dict(model_type="llama"),
+        vision={**SIGLIP, "model_type": "idefics3_vision"},
+        root=dict(scale_factor=3),
+        media=tiles(24, 4),
+        sizes=((1, 1), (1, 1)),
+    ),
+    Case(
+        "smolvlm",
+        "tiles",
+        text=dict(model_type="llama"),
+        vision={**SIGLIP, "model_type": "smolvlm_vision"},
+        root=dict(scale_factor=2),
+        media=tiles(24, 9),
+        sizes=((1, 1), (1, 1)),
+    ),
+    Case(
+        "llava",
+        "clip-llama",
+        text=dict(model_type="llama"),
+        vision=CLIP,
+        media=squares(24, 36),
+    ),
+    Case(
+        "llava",
+        "siglip-qwen2",
+        text=dict(model_type="qwen2", tie_word_embeddings=True),
+        vision=SIGLIP,
+        root=dict(vision_feature_layer=-1, vision_feature_select_strategy="full"),
+        media=squares(24, 36),
+    ),
+    Case(
+        "llava",
+        "clip-mistral-layers",
+        text=dict(model_type="mistral", sliding_window=20),
+        vision=CLIP,
+        root=dict(vision_feature_layer=[-1, 1], multimodal_projector_bias=False, projector_hidden_act="relu"),
+        media=squares(24, 36),
+    ),
+    Case(
+        "llava",
+        "pixtral-mistral",
+        text=dict(model_type="mistral", sliding_window=None, head_dim=24),
+        vision=dict(PIXTRAL, hidden_act="silu", rope_parameters={"rope_type": "axial", "rope_theta": 700.0}),
+        root=dict(vision_feature_layer=-1, vision_feature_select_strategy="full"),
+        media=frames(4),
+    ),
+    Case(
+        "mistral3",
+        "merger",
+        text=dict(model_type="mistral", sliding_window=None, rms_norm_eps=1e-5, tie_word_embeddings=False),
+        vision=PIXTRAL,
+        root=dict(spatial_merge_size=2, tie_word_embeddings=False),
+        media=frames(4, 2),
+    ),
+    Case(
+        "mistral3",
+        "ministral-tied",
+        text=dict(model_type="ministral3", tie_word_embeddings=True),
+        vision=PIXTRAL,
+        root=dict(spatial_merge_size=3, multimodal_projector_bias=True, tie_word_embeddings=True),
+        media=frames(4, 3),
+        sizes=((3, 6), (9, 3)),
+    ),
+)
