@@ -18,14 +18,14 @@ PACKAGE = ROOT / "mlxlm"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
-    {"errors", "data"},
+    {"errors", "data", "files"},
     {"config", "weights", "kernels", "cache", "layers", "names"},
     {"architecture", "decoder", "vlm", "recipe", "per_layer"},
     {"models", "vlms", "vision", "processors"},
     {"configuration", "registry", "fallback", "checkpoint", "sources", "strict", "text", "roles"},
     {"processor", "load"},
-    {"tools", "generate", "convert", "info", "doctor"},
-    {"chat"},
+    {"tools", "generate", "convert", "info", "doctor", "bench"},
+    {"chat", "bench_engines"},
     {"cli"},
 )
 MOST_LINES, MOST_FUNCTION_LINES = 400, 40

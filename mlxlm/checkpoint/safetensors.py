@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import SourceError, WeightError
-from .files import read_object
+from ..files import read_object
 
 MOST_HEADER = 100_000_000  # the format's own limit, in bytes
 BITS = {
@@ -63,6 +63,11 @@ class Folder:
         if file not in self._headers:
             self._headers[file] = read_header(file)
         return self._headers[file]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all tensors, as they stand in the files."""
+        return [name for file in self.files for name in self.header(file) if name != "__metadata__"]
 
     @property
     def is_mlx(self) -> bool:

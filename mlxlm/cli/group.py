@@ -28,6 +28,7 @@ COMMANDS = {
     "info": "What a model is and the memory it needs, without loading it.",
     "name": "What each word of a model's name says.",
     "registry": "The model types and presets that are known.",
+    "bench": "How fast a model is here, and beside other engines.",
     "doctor": "Whether this machine and installation are in order.",
     "roles": "Which model does which work, and the memory of all.",
 }

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, SourceError
+from .errors import ConfigError, SourceError
 
 MOST_BYTES = 256 << 20  # no settings file is as long; a tokenizer.json is the longest that is honest
 
