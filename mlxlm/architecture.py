@@ -6,6 +6,18 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class TextHalf:
+    """The text half of a multimodal model: the architecture that the text registry has for it, and its settings."""
+
+    architecture: "Architecture"
+    config: Any
+
+    def build(self) -> Any:
+        """The decoder, with random weights."""
+        return self.architecture.build(self.config)
+
+
+@dataclass(frozen=True)
 class Architecture:
     """``build(config)`` makes the module; the rules bring a checkpoint's tensors to it.
 

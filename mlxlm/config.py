@@ -9,7 +9,7 @@ import math
 import types
 import typing
 import warnings
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
 from .errors import ConfigError
@@ -332,6 +332,9 @@ def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         kind = typing.get_origin(option) or option
+        if is_dataclass(kind) and isinstance(value, dict):
+            inner = f"{where}, {name}"
+            return read(kind, normalize(value, inner), inner)  # type: ignore[arg-type]
         if kind is Any or (kind is type(None) and value is None):
             return value
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool):

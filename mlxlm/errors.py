@@ -53,3 +53,7 @@ class GenerationError(MLXLMError):
 
 class UsageError(MLXLMError):
     """A command or argument used wrongly; the CLI exits with 2."""
+
+
+class MediaError(MLXLMError):
+    """An image or video that can't be fetched, read or taken, or media and prompt that don't fit each other."""

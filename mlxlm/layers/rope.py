@@ -210,6 +210,19 @@ def make_rope(dims: int, settings: dict, *, max_positions: int, interleaved: boo
             where="config.json",
             found=f"{dims} dims, rope_theta {plan.base}",
         )
-    rope = RoPE(plan, kind, interleaved)
+    rope = _rope(plan, kind, interleaved)
     rope._frequencies(1)  # bad settings are told at load, not at the first token
     return rope
+
+
+def _rope(plan: Plan, kind: str, interleaved: bool) -> RoPE:
+    """The rope itself: one in three directions where the settings share its pairs out."""
+    sizes = plan.settings.get("mrope_section")
+    if sizes is None:
+        return RoPE(plan, kind, interleaved)
+    from .mrope import MRoPE, interleaved_sections, sections
+
+    if not isinstance(sizes, list) or len(sizes) < 3 or not all(isinstance(n, int) and n >= 0 for n in sizes):
+        raise ConfigError("mrope_section must list at least three numbers", where="config.json", found=repr(sizes)[:60])
+    share = interleaved_sections if plan.settings.get("mrope_interleaved") else sections
+    return MRoPE(plan, kind, interleaved, share(sizes, plan.dims // 2))

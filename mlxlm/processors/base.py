@@ -1,0 +1,265 @@
+"""Messages and media to what a model reads: markers in the prompt become as many tokens as each image or video needs.
+
+A family's processor says what its template writes for an image, which token keeps the places of its rows, and what
+text stands around them; its image processor makes the arrays. Everything else is here.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import MediaError, TemplateError, UsageError
+from ..vlm import content_key
+from .messages import MediaPolicy, Source, attached, collected, flattened
+
+Kind = Literal["image", "video"]
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One image or video made ready: its arrays, by Hugging Face's names, and the text that stands for it."""
+
+    kind: Kind
+    arrays: dict[str, np.ndarray]
+    text: str
+
+    @cached_property
+    def key(self) -> bytes:
+        """What tells media with another content apart."""
+        return content_key(self.arrays)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A prompt with media: token ids, and for each image or video which of them are its own, as (start, end)."""
+
+    ids: list[int]
+    items: tuple[tuple[int, int, Medium], ...] = ()
+    join: Callable[[Sequence[Mapping[str, np.ndarray]]], dict[str, np.ndarray]] = field(
+        default=lambda many: concatenated(many), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def media(self) -> dict[str, mx.array]:
+        """The arrays of all media, in Hugging Face's layout: what the model is called with."""
+        found: dict[str, mx.array] = {}
+        for kind in ("image", "video"):
+            own = [item.arrays for _, _, item in self.items if item.kind == kind]
+            found |= {name: mx.array(value) for name, value in (self.join(own) if own else {}).items()}
+        return found
+
+    @property
+    def keys(self) -> list[int]:
+        """As many numbers as ids, alike only where a cache would hold the same: places of media have their content's.
+
+        Two prompts share a prefix of a cache as far as their keys are equal; cut it with `prefix`.
+        """
+        keys = list(self.ids)
+        for start, end, item in self.items:
+            own = int.from_bytes(item.key[:8], "big") | 1 << 63  # above every token id
+            keys[start:end] = [own + i for i in range(end - start)]
+        return keys
+
+    def prefix(self, n: int) -> int:
+        """The longest prefix of at most ``n`` tokens that cuts no image or video."""
+        return next((start for start, end, _ in self.items if start < n < end), n)
+
+    def after(self, n: int) -> "Inputs":
+        """What follows the first ``n`` tokens, with the media that stand there. ``n`` may not cut one."""
+        if self.prefix(n) != n:
+            raise MediaError("an image or a video can't be cut", where="prompt", found=f"token {n}")
+        rest = tuple((a - n, b - n, item) for a, b, item in self.items if a >= n)
+        return Inputs(self.ids[n:], rest, self.join)
+
+
+def concatenated(many: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of several media one after the other, along the first axis."""
+    return {name: np.concatenate([one[name] for one in many]) for name in many[0]}
+
+
+class Processor:
+    """The tokenizer of a vision-language model, and what makes arrays of images and videos.
+
+    Whatever a tokenizer has, this has too. A family sets ``markers`` (what its chat template writes for an image or
+    video), ``places`` (the token that keeps the place of one row) and ``inline`` (what to write where the template
+    takes text only), and overrides `image_text` and `video_text`.
+    """
+
+    markers: ClassVar[dict[str, str]] = {}
+    places: ClassVar[dict[str, str]] = {}
+    inline: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, tokenizer, image_processor=None, video_processor=None, settings: Mapping[str, Any] | None = None,
+                 config: Mapping[str, Any] | None = None):
+        """``settings`` is the content of processor_config.json, ``config`` that of config.json."""
+        self.tokenizer = tokenizer
+        self.image_processor, self.video_processor = image_processor, video_processor
+        self.settings, self.config = dict(settings or {}), dict(config or {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "tokenizer" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.tokenizer, name)
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    # What a family says
+
+    def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
+        """What stands in the prompt for an image: as many places as it has rows, and what is around them."""
+        raise NotImplementedError
+
+    def video_text(self, arrays: Mapping[str, np.ndarray]) -> str:
+        """What stands in the prompt for a video."""
+        raise NotImplementedError
+
+    def join(self, many: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The arrays of several images, or of several videos, in the layout that the model takes."""
+        return concatenated(many)
+
+    # Prompts
+
+    def __call__(self, prompt: Any, images: Any = None, videos: Any = None, *, tools: Sequence[Any] | None = None,
+                 policy: MediaPolicy | None = None, **template: Any) -> Inputs:
+        """A prompt ready for the model.
+
+        prompt: messages, whose content may have parts of type image and video, or text. Text with markers is taken as
+            it is; text without them, beside media, is one message of the user.
+        images, videos: sources, see `mlxlm.processors.images`. They fill the parts of messages that name no source of
+            their own; without such parts they come before the last user message's text.
+        policy: what sources a message may name, and how large media may be.
+        Raises MediaError.
+        """
+        policy = policy or MediaPolicy()
+        sources = {"image": _several(images, "images"), "video": _several(videos, "videos")}
+        if isinstance(prompt, str):
+            if any(sources.values()) and not self._has_markers(prompt):
+                prompt = [{"role": "user", "content": prompt}]
+            else:
+                found = [*(Source(kind, x, True) for kind in ("image", "video") for x in sources[kind])]
+                return self._inputs(prompt, self._in_order(prompt, found), policy, special=True)
+        messages, found = collected(attached(prompt, sources))
+        text = self._rendered(messages, tools, template)
+        return self._inputs(text, found, policy, special=False)
+
+    def _has_markers(self, text: str) -> bool:
+        return any(marker in text for marker in self.markers.values())
+
+    def _in_order(self, text: str, sources: list[Source]) -> list[Source]:
+        """Sources in the order in which the text's markers name their kinds."""
+        queues = {kind: [s for s in sources if s.kind == kind] for kind in ("image", "video")}
+        kinds = [kind for kind, _ in self._marked(text)]
+        ordered = [queues[kind].pop(0) for kind in kinds if queues[kind]]
+        return ordered + queues["image"] + queues["video"]
+
+    def _rendered(self, messages: list[dict[str, Any]], tools: Sequence[Any] | None, more: dict[str, Any]) -> str:
+        if not self.tokenizer.has_chat_template:
+            if tools or len(messages) > 1:
+                raise MediaError("the model has no chat template", where="prompt", found="a list of messages",
+                                 expected="text", hint="Write the whole prompt as one string.")
+            return flattened(messages, {kind: self._inline(kind) for kind in self.markers})[0]["content"]
+        if self._takes_parts:
+            messages = [_with_parts(m) for m in messages]
+        else:
+            messages = flattened(messages, {kind: self._inline(kind) for kind in self.markers})
+        more = {"add_generation_prompt": True, **more}
+        return self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **more)
+
+    def _inline(self, kind: str) -> str:
+        return self.inline.get(kind, self.markers[kind])
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether the chat template writes the text of a content that is a list of parts."""
+        probe = "the template's probe"
+        message = {"role": "user", "content": [{"type": "text", "text": probe}]}
+        try:
+            text = self.tokenizer.apply_chat_template([message], tokenize=False)
+        except (TemplateError, UsageError):
+            return False
+        return probe in text and f"'{probe}'" not in text and f'"{probe}"' not in text
+
+    # Media
+
+    def _marked(self, text: str) -> list[tuple[str, re.Match]]:
+        """(kind, match) of each marker in the text."""
+        names = {marker: kind for kind, marker in self.markers.items()}
+        pattern = "|".join(re.escape(m) for m in sorted(names, key=len, reverse=True))
+        return [(names[m[0]], m) for m in re.finditer(pattern, text)] if names else []
+
+    def _inputs(self, text: str, sources: list[Source], policy: MediaPolicy, special: bool) -> Inputs:
+        marked = self._marked(text)
+        self._check_counts(marked, sources)
+        media = self._media(sources, policy)
+        pieces, at = [], 0
+        for (_, match), medium in zip(marked, media, strict=True):
+            pieces += [text[at : match.start()], medium.text]
+            at = match.end()
+        text = "".join([*pieces, text[at:]])
+        ids = self.tokenizer.encode_prompt(text) if special else self.tokenizer.encode(text, add_special_tokens=False)
+        return Inputs(ids, self._spans(ids, media), self.join)
+
+    def _check_counts(self, marked: list[tuple[str, re.Match]], sources: list[Source]) -> None:
+        for kind in ("image", "video"):
+            room, given = (sum(k == kind for k, _ in marked), sum(s.kind == kind for s in sources))
+            if given and kind not in self.markers:
+                raise MediaError(f"the model takes no {kind}s", where=f"{kind}s", found=given)
+            if room != given:
+                raise MediaError(
+                    f"as many {kind}s are needed as the prompt has markers for them", where=f"{kind}s", found=given,
+                    expected=f"{room} ({self.markers[kind]})",
+                    hint="A marker in the text of a message counts too." if room > given else
+                         "The chat template left some of them out." if not room else None)
+
+    def _media(self, sources: list[Source], policy: MediaPolicy) -> list[Medium]:
+        from .images import open_image
+
+        media = []
+        for source in sources:
+            if source.kind == "image":
+                arrays = self.image_processor([open_image(source, policy)])
+                media.append(Medium("image", arrays, self.image_text(arrays)))
+            else:
+                from .videos import open_video
+
+                arrays = self.video_processor(open_video(source, policy, self.video_processor))
+                media.append(Medium("video", arrays, self.video_text(arrays)))
+        return media
+
+    def _spans(self, ids: list[int], media: list[Medium]) -> tuple[tuple[int, int, Medium], ...]:
+        """Which tokens are each medium's: from its first place to its last."""
+        places = {token: self.tokenizer.token_to_id(token) for token in self.places.values()}
+        known = set(places.values())
+        at = [i for i, token in enumerate(ids) if token in known]
+        spans, start = [], 0
+        for medium in media:
+            count = medium.text.count(self.places[medium.kind])
+            own = at[start : start + count]
+            if len(own) < count or not own:
+                break
+            spans.append((own[0], own[-1] + 1, medium))
+            start += count
+        if start != len(at) or len(spans) != len(media):
+            raise MediaError("the tokenizer doesn't read the places of media as tokens of their own", where="prompt",
+                             found=f"{len(at)} of {', '.join(places)}")
+        return tuple(spans)
+
+
+def _several(given: Any, name: str) -> list[Any]:
+    """One or several sources as a list."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _with_parts(message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message

@@ -1,0 +1,5 @@
+"""Every case of every family."""
+
+from . import cases_halves, cases_qwen, cases_tiles
+
+CASES = (*cases_qwen.CASES, *cases_halves.CASES, *cases_tiles.CASES)
