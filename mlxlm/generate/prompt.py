@@ -1,6 +1,6 @@
 """Whatever a caller calls a prompt, as token ids, and how the answer to it is read: text, messages, or ids."""
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,11 +18,24 @@ from .reasoning import ReasoningBudget
 
 @dataclass
 class Prompt:
-    """Token ids, int32 (length,), the reader of the answer to them, and the processor of its reasoning budget."""
+    """Token ids, int32 (length,), the reader of the answer to them, and the processor of its reasoning budget.
+
+    ``media`` is what a processor made of images and videos, of which ``media_end`` ids at the beginning are a part.
+    """
 
     ids: np.ndarray
     reader: Reader = field(default_factory=lambda: Reader(None))
     budget: ReasoningBudget | None = None
+    media: Any = None
+
+    @property
+    def media_end(self) -> int:
+        """Where the last medium's ids end; 0 without media."""
+        return max((end for _, end, _ in getattr(self.media, "spans", ())), default=0)
+
+    def after(self, count: int) -> "Prompt":
+        """The rest behind the first ``count`` ids, which the cache holds, with all media or none of them."""
+        return replace(self, ids=self.ids[count:], media=self.media if count < self.media_end else None)
 
 
 def is_messages(prompt) -> bool:

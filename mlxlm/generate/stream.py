@@ -3,7 +3,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +17,7 @@ from .parameters import GenerateParameters
 from .prompt import prepare, tokenizer_of
 from .sample import log_softmax
 
-FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "timeout"]
 
 
 @dataclass(frozen=True)
@@ -149,20 +149,33 @@ class TextStream(Iterator[Piece]):
             time_to_first_token=first - self._start if first else 0.0, peak_memory=mx.get_peak_memory() / 1e9)
 
     def _generate(self) -> Generator[Piece, None, None]:
-        self._times = [time.perf_counter()] * 3
+        self.begin()
         with closing(iter(self._iterator)) as tokens:
             for token, logits in tokens:
-                now = time.perf_counter()
-                self._times[1:] = [now if len(self.tokens) == 1 else self._times[1], now]
-                piece = self._piece(token, logits)
+                piece = self.take(token, logits)
                 yield piece
                 if piece.finish_reason:
                     return
-        parts, stopped = self._text(None, True)
-        reason = "stop" if stopped else "cancelled" if self._parameters.cancelled() else "length"
-        yield self._told(parts, None, None, reason)
+        yield self.end("cancelled" if self._parameters.cancelled() else "length")
 
-    def _piece(self, token: int, logits: mx.array) -> Piece:
+    @property
+    def source(self) -> TokenIterator:
+        """Where the tokens come from; an engine that runs several generations drives it by hand."""
+        return self._iterator
+
+    def begin(self) -> None:
+        """Starts the clock: the prompt is read from here on."""
+        self._times = [time.perf_counter()] * 3
+
+    def end(self, reason: FinishReason) -> Piece:
+        """The last piece of an answer that ends without another token."""
+        parts, stopped = self._text(None, True)
+        return self._told(parts, None, None, "stop" if stopped else reason)
+
+    def take(self, token: int, logits: mx.array) -> Piece:
+        """The piece of the token that ``source`` has listed last, drawn from ``logits`` (vocab,)."""
+        now = time.perf_counter()
+        self._times[1:] = [now if len(self.tokens) == 1 else self._times[1], now]
         eos, full = token in self._eos, len(self.tokens) >= self._iterator.limit
         parts, stopped = self._text(token, eos or full, eos)
         return self._told(parts, token, logits, "stop" if eos or stopped else "length" if full else None)

@@ -31,6 +31,7 @@ class RejectedCall:
     name: str | None = None
     id: str | None = None
     detail: str = ""
+    arguments: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class Markup:
 
     def _argument(self, cursor: Cursor, at: int, name: str, arguments: dict[str, Any],
                   toolbox: Toolbox) -> Reading[int]:
-        """Reads the argument at ``at`` into ``arguments``; returns where it ends, -1 if the text ends first, or BROKEN."""
+        """Reads the argument at ``at`` into ``arguments``; returns its end, -1 if the text is cut, or BROKEN."""
         closing = self.between[0] if self.between else self.head
         place, marker = yield from cursor.find(at + len(self.argument), (closing,))
         if marker is None:

@@ -8,8 +8,8 @@ from .calls import Draft, NewId, Piece, RejectedCall, ToolCall
 from .cursor import Cursor, Reading
 from .format import Format, Frame
 from .reasoning import ReasoningProtocol
-from .validate import problem
 from .schema import Toolbox
+from .validate import problem
 
 MOST_FALSE_ENDS = 8
 """After so many marks of a call inside reasoning that weren't one, reasoning is left by its end marker alone."""
@@ -139,7 +139,7 @@ class Router:
             found = problem(draft.arguments, schema, schema)
             reason, detail = ("invalid_arguments", found) if found else (None, "")
         if reason is not None:
-            rejected = RejectedCall(draft.raw, reason, draft.name, draft.id, detail)
+            rejected = RejectedCall(draft.raw, reason, draft.name, draft.id, detail, draft.arguments)
             return Piece("rejected", draft.raw, rejected=rejected)
         call = ToolCall(draft.name or "", draft.arguments, self._id(draft.id), draft.raw)
         return Piece("call", draft.raw, call)

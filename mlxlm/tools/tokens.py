@@ -53,7 +53,7 @@ def unmarked(piece: Piece) -> Piece:
                        id=unmark(call.id))
     if rejected is not None:
         rejected = replace(rejected, raw=unmark(rejected.raw), name=rejected.name and unmark(rejected.name),
-                           id=rejected.id and unmark(rejected.id))
+                           id=rejected.id and unmark(rejected.id), arguments=_clean(rejected.arguments))
     return Piece(piece.kind, unmark(piece.text), call, rejected)
 
 

@@ -33,7 +33,8 @@ def _against(value: Any, one: Schema, root: Schema, where: str, depth: int) -> s
     if isinstance(value, dict):
         return _object(value, one, root, where, depth)
     if isinstance(value, list):
-        first = one.get("prefixItems") if isinstance(one.get("prefixItems"), list) else []
+        first = one.get("prefixItems")
+        first = first if isinstance(first, list) else []
         for index, item in enumerate(value):
             inner = first[index] if index < len(first) else one.get("items")
             if (found := problem(item, inner, root, f"{where}[{index}]", depth + 1)) is not None:
