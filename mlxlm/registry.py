@@ -20,7 +20,6 @@ from .config import normalize, read, text_part
 from .configuration import ModelConfiguration
 from .data import data_file, read_toml
 from .errors import ConfigError, UnknownModelType
-from .weights import Half
 
 Creator = Callable[[dict[str, Any]], Any]
 Names = list[str]  # inside TypeRegistry, `list` is its method
@@ -242,6 +241,8 @@ class VLMTypeRegistry(TypeRegistry):
 
     def text_half(self, config: dict[str, Any], where: str = "config.json") -> Architecture:
         """The text half of a type as an architecture of its own, for types that the text registry doesn't have."""
+        from .weights import Half  # which imports MLX
+
         whole = self.architecture(self.model_type(config, where))
         if whole.config is dict:
             raise ConfigError("the text half of this type can't be loaded alone", where=where)
