@@ -2,6 +2,7 @@
 
 from .base import LayerCache, NoCache
 from .composite import CompositeCache
+from .cross import CrossCache
 from .kv import KVCache
 from .policy import CachePolicy, LayerStatus, cache_status
 from .quantized import Packed, QuantizedKVCache
@@ -14,6 +15,7 @@ __all__ = [
     "Checkpoint",
     "ChunkedCache",
     "CompositeCache",
+    "CrossCache",
     "KVCache",
     "LayerCache",
     "LayerStatus",

@@ -58,6 +58,7 @@ class Case:
     tower: Callable[..., np.ndarray] | None = None
     values: dict[str, tuple[float, float]] = field(default_factory=dict)
     drop: tuple[str, ...] = ()
+    axis: int = 0  # along which the media have their images
     attention: str = "eager"
     make: Callable[["Case"], Any] | None = None
     turns: bool = True  # whether the reference takes a conversation of several prompts as one
@@ -167,7 +168,9 @@ def embeddings(model, case: Case, prompt: Prompt) -> np.ndarray:
     caught: list[torch.Tensor] = []
 
     def catch(module, args, kwargs):
-        caught.append(kwargs["inputs_embeds"] if kwargs.get("inputs_embeds") is not None else args[0])
+        given = kwargs.get("inputs_embeds")
+        ids = kwargs.get("input_ids")
+        caught.append(args[0] if args else given if given is not None else model.get_input_embeddings()(ids))
 
     handle = text_model(model).register_forward_pre_hook(catch, with_kwargs=True)
     try:

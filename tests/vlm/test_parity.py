@@ -97,7 +97,7 @@ def test_another_image_later_and_tokens_taken_back(row, loaded):
         pytest.skip("the reference reads all prompts of a conversation as one")
     first, second = reference.prompt(case, case.sizes[:1]), reference.prompt(case, case.sizes[1:2])
     ids = np.concatenate([first.ids, second.ids])
-    media = {k: np.concatenate([first.media[k], second.media[k]]) for k in first.media}
+    media = {k: np.concatenate([first.media[k], second.media[k]], case.axis) for k in first.media}
     expected = reference.logits(model, case, reference.Prompt(ids, media))
     cache = loaded.make_cache()
     assert_close(run(loaded, first, cache), expected[: len(first.ids)])
