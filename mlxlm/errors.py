@@ -51,6 +51,10 @@ class GenerationError(MLXLMError):
     """Arguments of a generation that can't be honoured."""
 
 
+class BusyError(GenerationError):
+    """A request that an engine has no room for now; it may have later."""
+
+
 class UsageError(MLXLMError):
     """A command or argument used wrongly; the CLI exits with 2."""
 

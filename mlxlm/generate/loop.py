@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 from ..cache import State
 from ..errors import GenerationError
 from .checks import function, integer, several, shown
+from .constrain import masked
 from .interrupt import DeferredInterrupt
 from .logits import LogitsProcessor
 from .memory import wired_memory
@@ -90,7 +91,7 @@ class TokenIterator:
                 yield from self._tokens()
         finally:
             # Another thread may go on with this cache, and could not evaluate what this one left undone.
-            mx.eval(_arrays(self.cache))
+            mx.eval(arrays_of(self.cache))
             mx.clear_cache()
             self._interrupt.deliver()
 
@@ -110,12 +111,12 @@ class TokenIterator:
         return min(limit, room + 1)
 
     def _tokens(self) -> Iterator[tuple[int, mx.array]]:
-        if not self._prefill():
+        for _ in self.prefill():
+            self._interrupt.deliver()
+        if self.cancelled():
             return
         with self._interrupt:
-            token, logits = self._step(mx.array(self.prompt[-1:]))
-            self._check(logits)
-        self.progress(len(self.prompt), len(self.prompt))
+            token, logits = self.first()
         while len(self.tokens) < self.limit:
             with self._interrupt:
                 ahead = self._step(token) if len(self.tokens) + 1 < self.limit else None
@@ -128,8 +129,11 @@ class TokenIterator:
             if len(self.tokens) % CLEAR_EVERY == 0:
                 mx.clear_cache()
 
-    def _prefill(self) -> bool:
-        """Reads the prompt but its last token, whose logits the first step needs; False if cancelled."""
+    def prefill(self) -> Iterator[int]:
+        """Reads the prompt but its last token, whose logits the first step needs; yields tokens read, chunk by chunk.
+
+        It ends early where the generation is cancelled.
+        """
         self.history = mx.array(self.prompt[:-1])
         total, last = len(self.prompt), len(self.prompt) - 1
         if isinstance(self.cache, State):
@@ -137,39 +141,54 @@ class TokenIterator:
         for start in range(0, last, self.chunk):
             self.progress(start, total)
             if self.cancelled():
-                return False
+                return
+            end = min(start + self.chunk, last)
             with self._interrupt:
-                self.model(mx.array(self.prompt[None, start:min(start + self.chunk, last)]), cache=self.cache)
-                mx.eval(_arrays(self.cache))
-            self._interrupt.deliver()
+                self.model(mx.array(self.prompt[None, start:end]), cache=self.cache)
+                mx.eval(arrays_of(self.cache))
             mx.clear_cache()
+            yield end
         self.progress(last, total)
-        return not self.cancelled()
+
+    def first(self) -> tuple[mx.array, mx.array]:
+        """The first token (1,) and its logits (vocab,), after all of the prompt was read."""
+        token, logits = self._step(mx.array(self.prompt[-1:]))
+        self._begun = True
+        self._check(logits)
+        self.progress(len(self.prompt), len(self.prompt))
+        return token, logits
 
     def _step(self, token: mx.array) -> tuple[mx.array, mx.array]:
         """Starts computing the token after ``token``, both of shape (1,), and doesn't wait for it."""
         logits = self.model(token.astype(mx.int32)[None], cache=self.cache)[:, -1, :]
+        if self.constraint is not None:
+            mx.async_eval(logits, arrays_of(self.cache))  # the device works on them while the mask is made
+        chosen, logits = self.choose(token, logits)
+        logits = logits.squeeze(0)
+        mx.async_eval(chosen, logits, self.history, arrays_of(self.cache))
+        return chosen, logits
+
+    def choose(self, token: mx.array, logits: mx.array, answer: list[int] | None = None,
+               allowed: np.ndarray | None = None) -> tuple[mx.array, mx.array]:
+        """The token after ``token``, both (1,), and the logits (1, vocab) that it was drawn from; nothing is evaluated.
+
+        For a constraint: ``answer`` is the answer so far, where that is known already, ``allowed`` what may follow it.
+        """
         if self.processors:
             logits = logits.astype(mx.float32)
             self.history = mx.concatenate([self.history, token.astype(mx.int32)])
             for process in self.processors:
                 logits = _same_shape(process, process(self.history, logits), logits)
         if self.constraint is not None:
-            logits = self._constrained(token, logits)
+            if allowed is None:
+                self.constraint.follow(self._answer(token) if answer is None else answer)
+            logits = masked(logits, self.constraint.mask() if allowed is None else allowed)
         # Normalizing costs a pass over the vocabulary, which the largest logit doesn't need.
         chosen = self.sampler(logits if self.sampler is greedy else log_softmax(logits))
-        _same_shape(self.sampler, chosen, token)
-        logits = logits.squeeze(0)
-        mx.async_eval(chosen, logits, self.history, _arrays(self.cache))
-        return chosen, logits
+        return _same_shape(self.sampler, chosen, token), logits
 
-    def _constrained(self, token: mx.array, logits: mx.array) -> mx.array:
-        """logits where the constraint lets them be, after ``token``; the device works on them meanwhile."""
-        mx.async_eval(logits, _arrays(self.cache))
-        if self._begun:
-            self.constraint.follow([*self.tokens, int(token.item())])  # type: ignore[arg-type]
-        self._begun = True
-        return self.constraint.apply(logits)
+    def _answer(self, token: mx.array) -> list[int]:
+        return [*self.tokens, int(token.item())] if self._begun else []  # type: ignore[arg-type]
 
     def _check(self, logits: mx.array) -> None:
         if mx.isnan(logits).any().item():
@@ -245,7 +264,7 @@ def _make_cache(model, max_kv_size: int | None):
     return model.make_cache(max_kv_size=integer("max_kv_size", max_kv_size, 1))
 
 
-def _arrays(cache) -> list[mx.array]:
+def arrays_of(cache) -> list[mx.array]:
     """All arrays that a cache holds; a plain list may hold layers of another package, empty ones among them."""
     own = getattr(cache, "arrays", None)
     if own is not None:

@@ -173,8 +173,13 @@ class RoPE:
             freqs=periods,
         )
 
+    @property
+    def by_length(self) -> bool:
+        """Whether a position's turn depends on how long the context has become, so that rows can't share a pass."""
+        return self._kind in _BY_LENGTH
+
     def _frequencies(self, end: int) -> tuple[mx.array, float]:
-        if self._kind not in _BY_LENGTH:
+        if not self.by_length:
             key = 0
         elif self._kind == "dynamic":
             key = max(end, self._plan.max_positions)

@@ -1,0 +1,324 @@
+"""Several generations in one: a pass of the model serves all of them, and they come and go between passes.
+
+A prompt is read alone, in chunks between the others' steps; then its row joins the rest. Every generation keeps its own
+sampler, penalties, constraint, stops and text, so that it writes what it would have written alone.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..cache import State
+from ..errors import GenerationError
+from .checks import integer
+from .constrain import masks
+from .loop import CLEAR_EVERY, TokenIterator, arrays_of
+from .sample import greedy
+from .stream import FinishReason, Piece, TextStream
+
+Deliver = Callable[[Piece], Any]
+Fail = Callable[[Exception], Any]
+
+
+class Generation:
+    """One request of a batch: the stream that makes its pieces, and who gets them.
+
+    ``deadline`` is a time of ``time.monotonic``; from then on, as once it is cancelled, no further token is drawn.
+    """
+
+    def __init__(self, stream: TextStream, deliver: Deliver, fail: Fail, deadline: float | None = None):
+        self.stream, self.deliver, self._fail, self.deadline = stream, deliver, fail, deadline
+        self.ended = False
+
+    @property
+    def source(self) -> TokenIterator:
+        return self.stream.source
+
+    @property
+    def last(self) -> bool:
+        """Whether the token in flight is the last that may come."""
+        return len(self.source.tokens) + 1 >= self.source.limit
+
+    def take(self, token: int, logits: mx.array) -> None:
+        """Delivers what a token makes, if anyone still waits for it."""
+        if not self.ended:
+            self.source.tokens.append(token)
+            self._give(lambda: self.stream.take(token, logits))
+
+    def finish(self, reason: FinishReason) -> None:
+        """Ends without another token."""
+        if not self.ended:
+            self._give(lambda: self.stream.end(reason))
+            self.ended = True
+
+    def fail(self, error: Exception) -> None:
+        if not self.ended:
+            self.ended = True
+            self._fail(error)
+
+    def look(self) -> bool:
+        """Whether it goes on; ends it if it was cancelled or its time is up."""
+        try:
+            cancelled = self.source.cancelled()
+        except Exception as error:  # broad: the caller's own function, whose error is the caller's alone
+            self.fail(error)
+            return False
+        if cancelled:
+            self.finish("cancelled")
+        elif self.deadline is not None and time.monotonic() >= self.deadline:
+            self.finish("timeout")
+        return not self.ended
+
+    def _give(self, make: Callable[[], Piece]) -> None:
+        try:
+            piece = make()
+            self.ended = piece.finish_reason is not None
+            self.deliver(piece)
+        except Exception as error:  # broad: what goes wrong with one answer must not reach the others
+            self.fail(error)
+
+
+class Lane:
+    """The rows that share a state: one pass gives each of them its next token."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.rows: list[Generation] = []
+        self.state: Any = None
+        self._tokens = mx.array([], mx.int32)
+        self._logits: list[mx.array] = []
+
+    def join(self, generation: Generation, token: mx.array, logits: mx.array) -> bool:
+        """Takes a generation in whose prompt was read; False if its cache is of another kind than the rows' here."""
+        cache = generation.source.cache
+        if self.rows:
+            if not isinstance(cache, State) or not isinstance(self.state, State):
+                return False
+            try:
+                cache = State.merge([self.state, cache])
+            except GenerationError:
+                return False
+        self.state, generation.source.cache = cache, None
+        self.rows.append(generation)
+        self._tokens = mx.concatenate([self._tokens, token.astype(mx.int32)])
+        self._logits.append(logits)
+        mx.async_eval(self._tokens, arrays_of(cache))
+        return True
+
+    def step(self) -> None:
+        """Draws a token for each row, and delivers those drawn before while the device works."""
+        going = [i for i, row in enumerate(self.rows) if row.look() and not row.last]
+        ahead = self._forward(going) if going else None
+        for row, token, logits in zip(self.rows, self._tokens.tolist(), self._logits, strict=True):  # type: ignore
+            row.take(int(token), logits)
+        rows = [self.rows[i] for i in going]
+        kept = [i for i, row in enumerate(rows) if not row.ended]
+        self.rows = [rows[i] for i in kept]
+        if ahead is None or not kept:
+            self.state, self._tokens, self._logits = None, mx.array([], mx.int32), []
+            return
+        tokens = self._pending
+        if len(kept) < len(rows):
+            self.state, ahead, tokens = self.state.filter(kept), ahead[mx.array(kept)], tokens[mx.array(kept)]
+        self._choose(tokens, ahead)
+
+    def _forward(self, going: list[int]) -> mx.array:
+        """Logits (rows, vocab) of the rows that go on, being computed."""
+        self._pending = self._tokens
+        if len(going) < len(self.rows):
+            self.state, self._pending = self.state.filter(going), self._tokens[mx.array(going)]
+        logits = self.model(self._pending[:, None], cache=self.state)[:, -1, :]
+        mx.async_eval(logits, arrays_of(self.state))
+        return logits
+
+    def _choose(self, tokens: mx.array, logits: mx.array) -> None:
+        """Each row's next token, by its own means."""
+        sources = [row.source for row in self.rows]
+        if all(s.sampler is greedy and not s.processors and s.constraint is None for s in sources):
+            self._tokens, self._logits = mx.argmax(logits, axis=-1).astype(mx.int32), list(logits)
+        else:
+            allowed = self._allowed()
+            drawn = [self._drawn(row, i, tokens, logits, allowed) for i, row in enumerate(self.rows)]
+            self._tokens = mx.concatenate([token.astype(mx.int32) for token, _ in drawn])
+            self._logits = [one for _, one in drawn]
+        mx.async_eval(self._tokens, *self._logits, *(s.history for s in sources if s.processors), arrays_of(self.state))
+
+    def _allowed(self) -> dict[int, np.ndarray]:
+        """The masks of the rows that have a constraint, by row; made side by side."""
+        groups: dict[int, list[int]] = {}
+        for i, row in enumerate(self.rows):
+            if row.source.constraint is not None:
+                try:
+                    row.source.constraint.follow(row.source.tokens)
+                    groups.setdefault(id(row.source.constraint.vocabulary), []).append(i)
+                except GenerationError as error:
+                    row.fail(error)
+        found: dict[int, np.ndarray] = {}
+        for group in groups.values():
+            try:
+                found |= zip(group, masks([self.rows[i].source.constraint for i in group]), strict=True)
+            except GenerationError:
+                continue  # each row tells its own error when it asks by itself
+        return found
+
+    def _drawn(self, row: Generation, i: int, tokens: mx.array, logits: mx.array,
+               allowed: dict[int, np.ndarray]) -> tuple[mx.array, mx.array]:
+        """A row's next token (1,) and the logits (vocab,) that it was drawn from; any token where that fails."""
+        own = logits[i: i + 1]
+        if not row.ended:
+            try:
+                token, own = row.source.choose(tokens[i: i + 1], own, row.source.tokens, allowed.get(i))
+                return token, own.squeeze(0)
+            except Exception as error:  # broad: a caller's sampler or processor, whose error is that caller's alone
+                row.fail(error)
+        return tokens[i: i + 1], own.squeeze(0)
+
+    def fail(self, error: Exception) -> None:
+        for row in self.rows:
+            row.fail(error)
+        self.rows, self.state = [], None
+        self._tokens, self._logits = mx.array([], mx.int32), []
+
+
+class BatchLoop:
+    """Runs generations on one model, by `step`; for one thread.
+
+    ``max_batch`` bounds the rows of a pass, ``prefill_tokens`` the prompt tokens that are read between two passes.
+    """
+
+    def __init__(self, model: Any, *, max_batch: int = 16, prefill_tokens: int = 512):
+        self.model = model
+        self.max_batch = integer("max_batch", max_batch, 1)
+        self.prefill_tokens = integer("prefill_tokens", prefill_tokens, 1)
+        self.waiting: deque[Generation] = deque()
+        self.lanes: list[Lane] = []
+        self._reading: tuple[Generation, Iterator[int]] | None = None
+        self._alone = not batchable(model)
+        self._steps = 0
+
+    @property
+    def running(self) -> int:
+        """Generations whose prompt was read, or is being read."""
+        return sum(len(lane.rows) for lane in self.lanes) + (self._reading is not None)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, generation: Generation) -> None:
+        """Puts a generation in line."""
+        generation.source.chunk = min(generation.source.chunk, self.prefill_tokens)
+        self.waiting.append(generation)
+
+    def step(self) -> None:
+        """Reads some of the prompts in line, then draws a token for every row."""
+        self._read()
+        for lane in self.lanes:
+            try:
+                lane.step()
+            except Exception as error:  # broad: a pass that fails ends its rows; the next ones may fit
+                lane.fail(error)
+        self.lanes = [lane for lane in self.lanes if lane.rows]
+        self._steps += 1
+        if self._steps % CLEAR_EVERY == 0:
+            mx.clear_cache()
+
+    def fail(self, error: Exception) -> None:
+        """Ends all generations with an error."""
+        for generation in [*self.waiting, *([self._reading[0]] if self._reading else [])]:
+            generation.fail(error)
+        for lane in self.lanes:
+            lane.fail(error)
+        self.waiting.clear()
+        self.lanes, self._reading = [], None
+
+    def cancel(self) -> None:
+        """Ends all generations where they are."""
+        rows = [row for lane in self.lanes for row in lane.rows]
+        for generation in [*self.waiting, *([self._reading[0]] if self._reading else []), *rows]:
+            generation.finish("cancelled")
+        self.waiting.clear()
+        self.lanes, self._reading = [], None
+
+    def _read(self) -> None:
+        left = self.prefill_tokens
+        for generation in [g for g in self.waiting if not g.look()]:
+            self.waiting.remove(generation)
+        while left > 0 and (self._reading or (self.waiting and self.running < self.max_batch)):
+            if self._reading is None:
+                generation = self.waiting.popleft()
+                generation.stream.begin()
+                self._reading = generation, generation.source.prefill()
+            left -= self._read_chunk(*self._reading)
+
+    def _read_chunk(self, generation: Generation, chunks: Iterator[int]) -> int:
+        """Reads a chunk of a prompt, or draws the first token after the last of them; returns the tokens read."""
+        try:
+            if generation.look() and next(chunks, None) is not None:
+                return generation.source.chunk
+            self._reading = None
+            if generation.look():
+                self._join(generation)
+        except Exception as error:  # broad: a prompt that can't be read is its caller's concern alone
+            self._reading = None
+            generation.fail(error)
+        return 1
+
+    def _join(self, generation: Generation) -> None:
+        if generation.source.limit <= 0:
+            generation.finish("length")
+            return
+        token, logits = generation.source.first()
+        lanes = [] if self._alone else self.lanes
+        if not any(lane.join(generation, token, logits) for lane in lanes):
+            self.lanes.append(Lane(self.model))
+            self.lanes[-1].join(generation, token, logits)
+
+
+def batchable(model: Any) -> bool:
+    """Whether rows of different lengths may share a pass: not where a rope turns by the length of the context."""
+    if not isinstance(model, nn.Module):
+        return False
+    parts = [part for module in model.modules() for part in vars(module).values()]
+    return not any(getattr(part, "by_length", False) is True for part in parts)
+
+
+@dataclass(frozen=True)
+class BatchResponse:
+    """The answers to several prompts, in their order: ``texts``, and the last piece of each with why and how fast."""
+
+    texts: list[str]
+    last: list[Piece]
+
+    @property
+    def finish_reasons(self) -> list[FinishReason | None]:
+        return [piece.finish_reason for piece in self.last]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, i: int) -> str:
+        return self.texts[i]
+
+
+def several_parameters(count: int, parameters: dict[str, Any], each: Sequence[dict[str, Any]] | None
+                       ) -> list[dict[str, Any]]:
+    """The keywords of each of ``count`` generations; ``max_tokens`` may be a list, as in mlx-lm."""
+    if each is not None and len(each) != count:
+        raise GenerationError("not one for each prompt", where="each", found=f"{len(each)} entries",
+                              expected=f"{count}, one a prompt")
+    limits = parameters.pop("max_tokens", 256)
+    if isinstance(limits, (list, tuple)) and len(limits) != count:
+        raise GenerationError("not one for each prompt", where="max_tokens", found=f"{len(limits)} numbers",
+                              expected=f"{count}, one a prompt")
+    limits = list(limits) if isinstance(limits, (list, tuple)) else [limits] * count
+    return [{"max_tokens": limit, **parameters, **(each[i] if each else {})} for i, limit in enumerate(limits)]
