@@ -43,3 +43,17 @@ def folder(name: str) -> Path:
 def model(kind: str):
     """The model of a kind of memory (a key of KINDS), or of a parity case by its name."""
     return load_model(folder(KINDS.get(kind, kind)))
+
+
+@lru_cache(maxsize=64)
+def as_mlx_lm(name: str):
+    """mlx-lm's own model of a parity case, or None where the case says that mlx-lm is wrong or lacks it."""
+    from mlx_lm import utils
+    from parity import reference
+    from parity.cases import CASES
+
+    case = next(c for c in CASES if c.name == name)
+    if case.mlx_lm_wrong:
+        return None
+    old = folder(name).parent / f"{name}-old"
+    return utils.load_model(reference.save_old_config(folder(name), old))[0]

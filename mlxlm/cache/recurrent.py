@@ -1,6 +1,6 @@
 """The memory of a recurrent layer: a few arrays of fixed size, each replaced as a whole at every step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import mlx.core as mx
@@ -9,12 +9,16 @@ from .base import LayerCache
 
 
 class RecurrentCache(LayerCache):
-    """``slots`` arrays (B, ...), None until the first token. It can't be trimmed, but a copy costs nothing."""
+    """``slots`` arrays (B, ...), None until the first token. It can't be trimmed, but a copy costs nothing.
+
+    ``layout`` says of a slot in which order mlx-lm's files have its axes, where that is another one.
+    """
 
     kind = "recurrent"
 
-    def __init__(self, slots: int):
+    def __init__(self, slots: int, layout: Mapping[int, Sequence[int]] | None = None):
         self.arrays: list[mx.array | None] = [None] * slots
+        self.layout = dict(layout or {})
         self.offset = 0
 
     def __getitem__(self, slot: int) -> mx.array | None:
@@ -39,7 +43,7 @@ class RecurrentCache(LayerCache):
 
     def copy(self) -> Self:
         """A cache that goes its own way from here; arrays are immutable, so they are shared."""
-        new = type(self)(len(self.arrays))
+        new = type(self)(len(self.arrays), self.layout)
         new.arrays, new.offset = list(self.arrays), self.offset
         return new
 
@@ -51,7 +55,7 @@ class RecurrentCache(LayerCache):
 
     @classmethod
     def merge(cls, caches: Sequence[Self], shifts: Sequence[int], rows: Sequence[int]) -> "RecurrentCache":
-        new = cls(len(caches[0].arrays))
+        new = cls(len(caches[0].arrays), caches[0].layout)
         new.offset = max(c.offset + d for c, d in zip(caches, shifts, strict=True))
         for slot, parts in enumerate(zip(*(c.arrays for c in caches), strict=True)):
             filled = next((p for p in parts if p is not None), None)

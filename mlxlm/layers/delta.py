@@ -52,7 +52,7 @@ class GatedDeltaNet(nn.Module):
         return self.in_proj_qkv(x), self.in_proj_z(x), self.in_proj_b(x), self.in_proj_a(x)
 
     def make_cache(self) -> RecurrentCache:
-        return RecurrentCache(2)
+        return RecurrentCache(2, layout={1: (0, 1, 3, 2)})
 
     def __call__(self, x: mx.array, cache, step) -> mx.array:
         valid = step.valid()

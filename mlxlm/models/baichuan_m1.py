@@ -39,7 +39,8 @@ class ConvAttention(nn.Module):
         self._rope, self._cuts = rope, [dim, dim + kv_heads * self.head_dim]
 
     def make_cache(self) -> CompositeCache:
-        return CompositeCache(RecurrentCache(2), SlidingCache(self.window) if self.window else KVCache())
+        last = RecurrentCache(2, layout={slot: (0, 2, 1, 3) for slot in range(2)})
+        return CompositeCache(last, SlidingCache(self.window) if self.window else KVCache())
 
     def __call__(self, x: mx.array, cache, step) -> mx.array:
         q, k, v = (mx.unflatten(t, -1, (-1, self.head_dim)) for t in mx.split(self.W_pack(x), self._cuts, axis=-1))
