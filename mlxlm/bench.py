@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import MLXLMError, UsageError
+from .errors import UsageError
 
 ENGINES = {"mlxlm": "mlxlm", "mlx-lm": "mlx_lm", "llama.cpp": "llama_cpp", "transformers": "transformers"}
 """Engine to the module that must be installed for it."""
@@ -178,13 +178,3 @@ def _groups(rows: Sequence[Row]) -> dict[tuple[int, int], list[Row]]:
     for row in rows:
         groups.setdefault((row.prompt_tokens, row.batch), []).append(row)
     return groups
-
-
-def write_svg(path: Path, rows: Sequence[Row]) -> None:
-    """The picture into a file, by rename; MLXLMError where it can't be written."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(svg(rows), encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise MLXLMError(f"the plot can't be written: {error.strerror}", where=path) from error

@@ -1,6 +1,7 @@
-"""Reading the small files of a model folder: JSON that may be missing, broken, huge or not text at all."""
+"""Small files: JSON that may be missing, broken, huge or not text at all; and texts that appear whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,13 @@ def read_object(path: Path, *, required: bool = False, hint: str | None = None) 
     if value is not None and not isinstance(value, dict):
         raise ConfigError("it must hold a JSON object", where=path, found=type(value).__name__)
     return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """The text into a file, by rename: a reader sees the old file or the new one. SourceError where that fails."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise SourceError(f"it can't be written: {error.strerror}", where=path) from error

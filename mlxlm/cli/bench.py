@@ -45,14 +45,15 @@ class Counts(click.ParamType):
 def command(model: str, prompt_tokens: tuple[int, ...], generation_tokens: int, batch: tuple[int, ...], trials: int,
             compare: str, plot: Path | None, as_json: bool) -> None:
     """Measure MODEL: tokens per second, medians of trials, with the least and the most."""
-    from ..bench import bars, measure, write_svg
+    from ..bench import bars, measure, svg
+    from ..files import write_text
     from ..sources import locate
 
     engines = list(dict.fromkeys(["mlxlm", *(name.strip() for name in compare.split(",") if name.strip())]))
     rows = measure(locate(model), engines, prompt_tokens, generation_tokens, batch, trials,
                    lambda text: click.echo(f"Measuring: {text}", err=True))
     if plot is not None:
-        write_svg(plot, rows)
+        write_text(plot, svg(rows))
     if as_json:
         click.echo(json.dumps({"model": model, "trials": trials, "rows": [asdict(row) for row in rows]}))
         return

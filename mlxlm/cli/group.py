@@ -30,6 +30,7 @@ COMMANDS = {
     "registry": "The model types and presets that are known.",
     "bench": "How fast a model is here, and beside other engines.",
     "doctor": "Whether this machine and installation are in order.",
+    "verify": "Official models from end to end.",
     "roles": "Which model does which work, and the memory of all.",
 }
 
