@@ -97,6 +97,12 @@ class Prompt:
     def __len__(self) -> int:
         return (self.x[0] if isinstance(self.x, tuple) else self.x).shape[1]
 
+    @property
+    def tail(self) -> int:
+        """Where the last pass begins: at the last token, or before it where that belongs to what is one."""
+        last = len(self) - 1
+        return next((low for low, high in self.whole if low < last < high), last)
+
     def part(self, start: int, end: int) -> "Prompt":
         """Tokens ``start`` to ``end`` of it."""
         x = tuple(a[:, start:end] for a in self.x) if isinstance(self.x, tuple) else self.x[:, start:end]

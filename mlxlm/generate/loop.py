@@ -18,6 +18,7 @@ from .constrain import masked
 from .interrupt import DeferredInterrupt
 from .logits import LogitsProcessor
 from .memory import wired_memory
+from .passes import Passes
 from .sample import Sampler, greedy, log_softmax
 
 CLEAR_EVERY = 256
@@ -52,6 +53,7 @@ class TokenIterator:
     prompt_progress_callback: called with (tokens processed, prompt tokens).
     beyond_context: take a prompt longer than the ``max_position_embeddings`` of the model's config.
     cancel: asked between steps; once it says True the iteration ends.
+    media: the `Inputs` of which the prompt's ids are a part, where it has images or videos.
     constraint: a `Constraint` that every token is held to, applied after the processors.
 
     ``tokens`` lists the ids yielded so far. When iteration stops, for whatever reason, the cache holds the
@@ -63,7 +65,8 @@ class TokenIterator:
                  logits_processors: Sequence[LogitsProcessor] | None = None, cache=None,
                  max_kv_size: int | None = None, prefill_step_size: int = 512,
                  prompt_progress_callback: Callable[[int, int], Any] | None = None,
-                 beyond_context: bool = False, cancel: Callable[[], bool] | None = None, constraint: Any = None):
+                 beyond_context: bool = False, cancel: Callable[[], bool] | None = None, constraint: Any = None,
+                 media: Any = None):
         if not callable(model) or not hasattr(model, "make_cache"):
             raise GenerationError("not a model", where="model", found=shown(model),
                                   expected="the first of the two things that mlxlm.load returns")
@@ -75,8 +78,8 @@ class TokenIterator:
         self.chunk = integer("prefill_step_size", prefill_step_size, 1)
         self.progress = function("prompt_progress_callback", prompt_progress_callback) or (lambda done, total: None)
         self.cancelled = function("cancel", cancel) or (lambda: False)
-        self.constraint = constraint
-        self.prompt = token_ids(prompt, vocab_size(model))
+        self.constraint, self.media = constraint, media
+        self.prompt = token_ids(prompt, vocab_size(model) if media is None else None)
         self.cache = _make_cache(model, max_kv_size) if cache is None else cache
         self.cached_tokens = offset(self.cache)
         bounded = max_kv_size is None and not beyond_context
@@ -135,24 +138,26 @@ class TokenIterator:
         It ends early where the generation is cancelled.
         """
         self.history = mx.array(self.prompt[:-1])
-        total, last = len(self.prompt), len(self.prompt) - 1
+        total = len(self.prompt)
         if isinstance(self.cache, State):
             self.cache.expected = self.cached_tokens + total
-        for start in range(0, last, self.chunk):
+        with self._interrupt:
+            self._passes = Passes(self.model, self.prompt, self.cache, self.media)
+        for start, end in self._passes.chunks(self.chunk):
             self.progress(start, total)
             if self.cancelled():
                 return
-            end = min(start + self.chunk, last)
             with self._interrupt:
-                self.model(mx.array(self.prompt[None, start:end]), cache=self.cache)
+                self._passes.read(start, end)
                 mx.eval(arrays_of(self.cache))
             mx.clear_cache()
             yield end
-        self.progress(last, total)
+        self.progress(total - 1, total)
 
     def first(self) -> tuple[mx.array, mx.array]:
         """The first token (1,) and its logits (vocab,), after all of the prompt was read."""
-        token, logits = self._step(mx.array(self.prompt[-1:]))
+        logits = self._passes.read(self._passes.last, len(self.prompt))
+        token, logits = self._chosen(mx.array(self.prompt[-1:]), logits)
         self._begun = True
         self._check(logits)
         self.progress(len(self.prompt), len(self.prompt))
@@ -160,7 +165,11 @@ class TokenIterator:
 
     def _step(self, token: mx.array) -> tuple[mx.array, mx.array]:
         """Starts computing the token after ``token``, both of shape (1,), and doesn't wait for it."""
-        logits = self.model(token.astype(mx.int32)[None], cache=self.cache)[:, -1, :]
+        return self._chosen(token, self.model(token.astype(mx.int32)[None], cache=self.cache))
+
+    def _chosen(self, token: mx.array, logits: mx.array) -> tuple[mx.array, mx.array]:
+        """The token after ``token`` by logits (1, L, vocab), and those of it (vocab,), on their way."""
+        logits = logits[:, -1, :]
         if self.constraint is not None:
             mx.async_eval(logits, arrays_of(self.cache))  # the device works on them while the mask is made
         chosen, logits = self.choose(token, logits)
@@ -242,7 +251,8 @@ def _config_value(model, names: Iterable[str]) -> int | None:
     # Modules of other packages call their config `args`, and a vision-language model's text has one of its
     # own.
     config = getattr(model, "config", None) or getattr(model, "args", None)
-    for part in (config, getattr(config, "text_config", None)):
+    text = getattr(config, "text_config", None)
+    for part in (config, getattr(text, "config", text)):
         for name in names:
             value = part.get(name) if isinstance(part, dict) else getattr(part, name, None)
             if isinstance(value, int) and value > 0:

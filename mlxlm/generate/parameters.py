@@ -32,6 +32,9 @@ class GenerateParameters:
     cancel: a threading.Event, or a function that returns a bool: ends generation between two tokens.
     top_logprobs: each piece lists so many of the likeliest tokens.
     response_format: what the answer must be: a JSON schema, a type, a pattern, choices, a grammar; see `as_grammars`.
+    images, videos: one or several, for a vision-language model; see docs/vision.md for what each may be. They fill the
+        parts of messages that name no source of their own, else come before the text of the user's last message.
+    media_policy: a `MediaPolicy`: what media a message may name, and how large they may be.
     template_kwargs: further variables of the chat template, where the prompt is a list of messages.
     tools: what the model may call: functions, pydantic models, or JSON schemas (dicts).
     tool_choice: "auto", or "none" to leave the tools out of this answer.
@@ -74,6 +77,9 @@ class GenerateParameters:
     reasoning_budget: int | None = None
     parse: bool | None = None
     template_kwargs: Mapping[str, Any] | None = None
+    images: Any = None
+    videos: Any = None
+    media_policy: Any = None
 
     def __post_init__(self):
         integer("top_logprobs", self.top_logprobs, 0)

@@ -13,6 +13,7 @@ from .checks import shown
 from .conventions import Conventions, Reader, conventions_of, opens_inside
 from .loop import token_ids
 from .parameters import GenerateParameters
+from .media import Encoding, with_media
 from .reasoning import ReasoningBudget
 
 
@@ -20,7 +21,7 @@ from .reasoning import ReasoningBudget
 class Prompt:
     """Token ids, int32 (length,), the reader of the answer to them, and the processor of its reasoning budget.
 
-    ``media`` is what a processor made of images and videos, of which ``media_end`` ids at the beginning are a part.
+    ``media`` is what a processor made of images and videos: its `Inputs`.
     """
 
     ids: np.ndarray
@@ -29,13 +30,23 @@ class Prompt:
     media: Any = None
 
     @property
+    def keys(self) -> list[int]:
+        """As many numbers as ids, alike in two prompts where a cache holds the same: media go by their content."""
+        return self.ids.tolist() if self.media is None else self.media.keys
+
+    def border(self, count: int) -> int:
+        """The most ids, up to ``count``, that can be taken off the beginning without cutting a medium."""
+        return count if self.media is None else self.media.prefix(count)
+
+    @property
     def media_end(self) -> int:
         """Where the last medium's ids end; 0 without media."""
-        return max((end for _, end, _ in getattr(self.media, "spans", ())), default=0)
+        return max((end for _, end, _ in getattr(self.media, "items", ())), default=0)
 
     def after(self, count: int) -> "Prompt":
-        """The rest behind the first ``count`` ids, which the cache holds, with all media or none of them."""
-        return replace(self, ids=self.ids[count:], media=self.media if count < self.media_end else None)
+        """The rest behind the first ``count`` ids, which the cache holds, with the media that stand there."""
+        media = self.media.after(count) if self.media is not None else None
+        return replace(self, ids=self.ids[count:], media=media)
 
 
 def is_messages(prompt) -> bool:
@@ -53,21 +64,23 @@ def prepare(model, processor, prompt, parameters: GenerateParameters, configurat
     if isinstance(prompt, Prompt):
         return prompt
     tokenizer = tokenizer_of(processor)
+    prompt, reading = with_media(processor, tokenizer, prompt, parameters)
     chat = is_messages(prompt)
     if not (chat if parameters.parse is None else parameters.parse):
         if parameters.reasoning_budget is not None:
             raise GenerationError("reasoning is told apart where the prompt is a list of messages",
                                   where="reasoning_budget", found=type(prompt).__name__, hint="Or pass parse=True.")
-        return Prompt(prompt_ids(tokenizer, prompt, *_for_template(parameters, conventions=None)))
+        ids = prompt_ids(tokenizer, prompt, *_for_template(parameters, conventions=None), reading)
+        return Prompt(ids, media=reading.media)
     conventions = conventions_of(model, tokenizer, configuration)
     schemas, variables = _for_template(parameters, conventions)
     if chat:
-        ids, inside = _rendered(tokenizer, list(prompt), schemas, variables, conventions)
+        ids, inside = _rendered(tokenizer, list(prompt), schemas, variables, conventions, reading)
     else:
-        ids = prompt_ids(tokenizer, prompt, None, variables)
+        ids = prompt_ids(tokenizer, prompt, None, variables, reading)
         text = prompt if isinstance(prompt, str) else tokenizer.decode(ids[-64:].tolist())
         inside = conventions.protocol is not None and text.rstrip().endswith(conventions.protocol.start)
-    return Prompt(ids, *_reading(tokenizer, conventions, schemas, inside, parameters))
+    return Prompt(ids, *_reading(tokenizer, conventions, schemas, inside, parameters), reading.media)
 
 
 def _for_template(parameters: GenerateParameters,
@@ -84,14 +97,14 @@ def _for_template(parameters: GenerateParameters,
 
 
 def _rendered(tokenizer, messages: list[Any], schemas, variables: dict[str, Any],
-              conventions: Conventions) -> tuple[np.ndarray, bool]:
+              conventions: Conventions, reading: Encoding) -> tuple[np.ndarray, bool]:
     """The ids of messages, and whether the prompt ends within reasoning."""
     if conventions.protocol is None:
-        return token_ids(_render(tokenizer, messages, schemas, variables)), False
-    text = _render(tokenizer, messages, schemas, variables, tokenize=False)
-    bare = partial(_render, tokenizer, messages, schemas, {**variables, "add_generation_prompt": False}, tokenize=False)
+        return reading.rendered(partial(_render, tokenizer, messages, schemas, variables)), False
+    text = _render(tokenizer, messages, schemas, variables)
+    bare = partial(_render, tokenizer, messages, schemas, {**variables, "add_generation_prompt": False})
     inside = opens_inside(conventions.protocol, text, bare, messages, variables.get("continue_final_message", False))
-    return token_ids(tokenizer.encode(text, add_special_tokens=False)), inside
+    return reading.ids(text), inside
 
 
 def _reading(tokenizer, conventions: Conventions, schemas, inside: bool,
@@ -125,7 +138,7 @@ def tokenizer_of(processor) -> Any:
 
 
 def prompt_ids(tokenizer, prompt, tools: Sequence[Any] | None = None,
-               template_kwargs: Mapping[str, Any] | None = None) -> np.ndarray:
+               template_kwargs: Mapping[str, Any] | None = None, reading: Encoding | None = None) -> np.ndarray:
     """Token ids, int32 (length,). Raises GenerationError for an empty prompt or one of another type.
 
     A string is encoded as it is, with the tokenizer's BOS unless it starts with it; a list of messages
@@ -133,10 +146,11 @@ def prompt_ids(tokenizer, prompt, tools: Sequence[Any] | None = None,
     """
     if template_kwargs is not None and not isinstance(template_kwargs, Mapping):
         raise GenerationError("not a mapping", where="template_kwargs", found=shown(template_kwargs))
+    reading = reading or Encoding(tokenizer)
     if isinstance(prompt, str):
-        return token_ids(_encode(tokenizer, prompt))
+        return reading.ids(_some(prompt), whole=True)
     if is_messages(prompt):
-        return token_ids(_render(tokenizer, list(prompt), tools, dict(template_kwargs or {})))
+        return reading.rendered(partial(_render, tokenizer, list(prompt), tools, dict(template_kwargs or {})))
     if tools or template_kwargs:
         raise GenerationError("tools and template_kwargs are for the chat template", where="prompt",
                               found=type(prompt).__name__, expected="a list of messages")
@@ -146,15 +160,15 @@ def prompt_ids(tokenizer, prompt, tools: Sequence[Any] | None = None,
     return token_ids(prompt)
 
 
-def _encode(tokenizer, text: str) -> list[int]:
+def _some(text: str) -> str:
     if not text:
         raise GenerationError("empty", where="prompt", expected="some text",
                               hint="To generate from nothing, pass the id of the BOS token in a list.")
-    return tokenizer.encode_prompt(text)
+    return text
 
 
 def _render(tokenizer, messages: list[Any], tools: Sequence[Any] | None, more: dict[str, Any],
-            tokenize: bool = True) -> Any:
+            tokenize: bool = False) -> Any:
     if not getattr(tokenizer, "has_chat_template", True):
         raise GenerationError("the model has no chat template", where="prompt", found="a list of messages",
                               expected="text", hint="Write the whole prompt as one string.")

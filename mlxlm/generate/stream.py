@@ -116,7 +116,7 @@ class TextStream(Iterator[Piece]):
         settings = parameters.loop_arguments()
         if prepared.budget is not None:
             settings["logits_processors"] = [*settings["logits_processors"], prepared.budget]
-        self._iterator = TokenIterator(prepared.ids, model, **settings,
+        self._iterator = TokenIterator(prepared.ids, model, **settings, media=prepared.media,
                                        constraint=parameters.make_constraint(tokenizer, self._eos))
         self._times = [0.0, 0.0, 0.0]
         self._pieces = self._generate()

@@ -63,8 +63,8 @@ class Inputs:
         """
         keys = list(self.ids)
         for start, end, item in self.items:
-            own = int.from_bytes(item.key[:8], "big") | 1 << 63  # above every token id
-            keys[start:end] = [own + i for i in range(end - start)]
+            own = int.from_bytes(item.key[:7], "big")
+            keys[start:end] = [-1 - own - i for i in range(end - start)]  # below every token id
         return keys
 
     def prefix(self, n: int) -> int:
@@ -138,20 +138,23 @@ class Processor:
         policy: what sources a message may name, and how large media may be.
         Raises MediaError.
         """
-        policy = policy or MediaPolicy()
-        sources = {"image": _several(images, "images"), "video": _several(videos, "videos")}
+        prompt, sources = self.read(prompt, images, videos)
         if isinstance(prompt, str):
-            if any(sources.values()) and not self._has_markers(prompt):
-                prompt = [{"role": "user", "content": prompt}]
-            else:
-                found = [*(Source(kind, x, True) for kind in ("image", "video") for x in sources[kind])]
-                return self._inputs(prompt, self._in_order(prompt, found), policy, special=True)
-        messages, found = collected(attached(prompt, sources))
-        text = self._rendered(messages, tools, template)
-        return self._inputs(text, found, policy, special=False)
+            return self.inputs(prompt, sources, policy, whole=True)
+        return self.inputs(self._rendered(prompt, tools, template), sources, policy)
 
-    def _has_markers(self, text: str) -> bool:
-        return any(marker in text for marker in self.markers.values())
+    def read(self, prompt: Any, images: Any = None, videos: Any = None) -> tuple[Any, list[Source]]:
+        """(text, or messages as the chat template takes them, the sources of the media in it, in order)."""
+        given = {"image": several(images), "video": several(videos)}
+        if isinstance(prompt, str):
+            if not any(given.values()) or self._marked(prompt):
+                found = [Source(kind, x, True, f"{kind}s") for kind in given for x in given[kind]]
+                return prompt, self._in_order(prompt, found)
+            prompt = [{"role": "user", "content": prompt}]
+        messages, sources = collected(attached(prompt, given))
+        if not self.tokenizer.has_chat_template and len(messages) == 1:
+            return flattened(messages, {kind: self._inline(kind) for kind in self.markers})[0]["content"], sources
+        return self._for_template(messages), sources
 
     def _in_order(self, text: str, sources: list[Source]) -> list[Source]:
         """Sources in the order in which the text's markers name their kinds."""
@@ -161,31 +164,34 @@ class Processor:
         return ordered + queues["image"] + queues["video"]
 
     def _rendered(self, messages: list[dict[str, Any]], tools: Sequence[Any] | None, more: dict[str, Any]) -> str:
-        if not self.tokenizer.has_chat_template:
-            if tools or len(messages) > 1:
-                raise MediaError("the model has no chat template", where="prompt", found="a list of messages",
-                                 expected="text", hint="Write the whole prompt as one string.")
-            return flattened(messages, {kind: self._inline(kind) for kind in self.markers})[0]["content"]
-        if self._takes_parts:
-            messages = [_with_parts(m) for m in messages]
-        else:
-            messages = flattened(messages, {kind: self._inline(kind) for kind in self.markers})
         more = {"add_generation_prompt": True, **more}
         return self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **more)
+
+    def _for_template(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Messages in the one of two forms that the chat template takes: lists of parts, or text."""
+        if self._takes_parts:
+            return messages if self._takes_text else [_with_parts(m) for m in messages]
+        return flattened(messages, {kind: self._inline(kind) for kind in self.markers})
 
     def _inline(self, kind: str) -> str:
         return self.inline.get(kind, self.markers[kind])
 
     @cached_property
     def _takes_parts(self) -> bool:
-        """Whether the chat template writes the text of a content that is a list of parts."""
-        probe = "the template's probe"
-        message = {"role": "user", "content": [{"type": "text", "text": probe}]}
+        """Whether the chat template writes what a content that is a list of parts says."""
+        return self._writes([{"type": "text", "text": _PROBE}])
+
+    @cached_property
+    def _takes_text(self) -> bool:
+        """Whether the chat template writes a content that is text."""
+        return self._writes(_PROBE)
+
+    def _writes(self, content: Any) -> bool:
         try:
-            text = self.tokenizer.apply_chat_template([message], tokenize=False)
+            text = self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
         except (TemplateError, UsageError):
             return False
-        return probe in text and f"'{probe}'" not in text and f'"{probe}"' not in text
+        return _PROBE in text and f"'{_PROBE}'" not in text and f'"{_PROBE}"' not in text
 
     # Media
 
@@ -195,7 +201,13 @@ class Processor:
         pattern = "|".join(re.escape(m) for m in sorted(names, key=len, reverse=True))
         return [(names[m[0]], m) for m in re.finditer(pattern, text)] if names else []
 
-    def _inputs(self, text: str, sources: list[Source], policy: MediaPolicy, special: bool) -> Inputs:
+    def inputs(self, text: str, sources: Sequence[Source] = (), policy: MediaPolicy | None = None, *,
+               whole: bool = False) -> Inputs:
+        """A rendered prompt as token ids, with its media. ``whole``: it is a plain text, which may need a BOS."""
+        policy = policy or MediaPolicy()
+        if len(sources) > policy.max_items:
+            raise MediaError("too many images and videos", where="prompt", found=len(sources),
+                             expected=f"at most {policy.max_items}")
         marked = self._marked(text)
         self._check_counts(marked, sources)
         media = self._media(sources, policy)
@@ -204,10 +216,10 @@ class Processor:
             pieces += [text[at : match.start()], medium.text]
             at = match.end()
         text = "".join([*pieces, text[at:]])
-        ids = self.tokenizer.encode_prompt(text) if special else self.tokenizer.encode(text, add_special_tokens=False)
+        ids = self.tokenizer.encode_prompt(text) if whole else self.tokenizer.encode(text, add_special_tokens=False)
         return Inputs(ids, self._spans(ids, media), self.join)
 
-    def _check_counts(self, marked: list[tuple[str, re.Match]], sources: list[Source]) -> None:
+    def _check_counts(self, marked: list[tuple[str, re.Match]], sources: Sequence[Source]) -> None:
         for kind in ("image", "video"):
             room, given = (sum(k == kind for k, _ in marked), sum(s.kind == kind for s in sources))
             if given and kind not in self.markers:
@@ -219,7 +231,7 @@ class Processor:
                     hint="A marker in the text of a message counts too." if room > given else
                          "The chat template left some of them out." if not room else None)
 
-    def _media(self, sources: list[Source], policy: MediaPolicy) -> list[Medium]:
+    def _media(self, sources: Sequence[Source], policy: MediaPolicy) -> list[Medium]:
         from .images import open_image
 
         media = []
@@ -253,7 +265,10 @@ class Processor:
         return tuple(spans)
 
 
-def _several(given: Any, name: str) -> list[Any]:
+_PROBE = "the template's probe"
+
+
+def several(given: Any) -> list[Any]:
     """One or several sources as a list."""
     if given is None:
         return []
