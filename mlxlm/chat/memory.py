@@ -1,7 +1,7 @@
-"""What a model remembers of a conversation: one cache, the ids that went into it, and copies at the borders of turns.
+"""What a model remembers of a conversation: one cache, what went into it, and copies at the borders of turns.
 
-A prompt takes over what it has in common with the ids: by extending the cache, by taking tokens back where every
-layer can, else from the latest copy within the common part.
+A prompt takes over what it has in common with that (ids, and media by their content): by extending the cache, by
+taking tokens back where every layer can, else from the latest copy within the common part.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..cache import State
 from ..generate.loop import offset
+from ..generate.prompt import Prompt
 
 
 class Snapshot(NamedTuple):
@@ -34,35 +35,31 @@ class Memory:
     def clear(self) -> None:
         """Forgets everything."""
         self.cache: Any = None
-        self.tokens: list[int] = []
+        self.keys: list[int] = []
+        self.media_end = 0  # positions behind media may be shifted, which can't be taken back
         self.snapshots: list[Snapshot] = []
 
-    def fit(self, ids: Sequence[int] | np.ndarray, media_end: int = 0) -> int:
-        """Brings the cache to a beginning of ``ids``, the longest that it can, and shorter than them; its length.
+    def fit(self, prompt: Prompt) -> int:
+        """Brings the cache to a beginning of the prompt, the longest that it can, and shorter than it; its length.
 
-        Where nothing can be kept the cache is None: a new one is due. With media, whose places look alike whatever
-        the picture, all up to ``media_end`` must be kept, and nothing new may be among them.
+        Where nothing can be kept the cache is None: a new one is due.
         """
-        common = min(common_prefix(self.tokens, ids), len(ids) - 1)
-        if common < media_end or self.cache is None:
+        common = prompt.border(min(common_prefix(self.keys, prompt.keys), len(prompt.ids) - 1))
+        kept = (one for one in self.snapshots if one.length <= common)
+        self.snapshots = [one for one in kept if prompt.border(one.length) == one.length]
+        surplus = len(self.keys) - common
+        if self.cache is not None and surplus and not (common >= self.media_end and take_back(self.cache, surplus)):
+            last = self.snapshots[-1] if self.snapshots else None
+            common, self.cache = (last.length, copied(last.cache)) if last is not None else (0, None)
+        if common == 0 or self.cache is None:
             self.clear()
             return 0
-        surplus = len(self.tokens) - common
-        self.snapshots = [one for one in self.snapshots if one.length <= common]
-        if surplus and not take_back(self.cache, surplus):
-            if not self.snapshots:
-                self.clear()
-                return 0
-            common, self.cache = self.snapshots[-1].length, copied(self.snapshots[-1].cache)
-        self.tokens = self.tokens[:common]
-        if common == 0 or common < media_end:
-            self.clear()
-            return 0
+        self.keys = self.keys[:common]
         return common
 
-    def learnt(self, cache: Any, ids: Sequence[int]) -> None:
-        """Notes which ids the cache holds now: the first of ``ids``, as many as it has seen."""
-        self.cache, self.tokens = cache, list(ids)[: offset(cache)]
+    def learnt(self, cache: Any, keys: Sequence[int], media_end: int = 0) -> None:
+        """Notes what the cache holds now: the first of ``keys``, as many as it has seen."""
+        self.cache, self.keys, self.media_end = cache, list(keys)[: offset(cache)], media_end
 
     def snapshot(self, cache: Any, length: int) -> None:
         """Keeps a copy of the cache after ``length`` ids, if tokens can't just be taken back from it."""

@@ -171,11 +171,11 @@ class Turn:
         messages, media = detached(self.messages)
         parameters = GenerateParameters.of({**self.chosen, **media})
         prompt = prepare(self.model, self.processor, messages, parameters, self.configuration)
-        ids = prompt.ids.tolist()
-        reused = self.memory.fit(ids, prompt.media_end)
+        keys = prompt.keys
+        reused = self.memory.fit(prompt)
         stream = TextStream(self.model, self.processor, prompt.after(reused),
                             replace(parameters, cache=self.memory.cache, prompt_progress_callback=self._progress(
-                                len(ids), parameters.prompt_progress_callback)), self.configuration)
+                                len(keys), parameters.prompt_progress_callback)), self.configuration)
         self._stream = stream
         try:
             with closing(stream):
@@ -184,12 +184,12 @@ class Turn:
                     yield ChatEvent(piece.text, piece.reasoning, piece.tool_calls, piece.rejected, (),
                                     piece.finish_reason, piece.stats if piece.finish_reason else None, piece)
         except (GeneratorExit, KeyboardInterrupt):
-            self.memory.learnt(stream.cache, ids + stream.tokens)
+            self.memory.learnt(stream.cache, keys + stream.tokens, prompt.media_end)
             raise
         except BaseException:
             self.memory.clear()  # a step that failed may have moved some layers on and others not
             raise
-        self.memory.learnt(stream.cache, ids + stream.tokens)
+        self.memory.learnt(stream.cache, keys + stream.tokens, prompt.media_end)
 
     def _progress(self, total: int, told: Callable[[int, int], Any] | None) -> Callable[[int, int], None]:
         """Tells the caller how far the prompt is, and takes a snapshot where all but its last token is read."""

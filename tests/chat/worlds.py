@@ -87,6 +87,7 @@ class Actor(nn.Module):
                  marker: str = "<|im_start|>assistant\n", model_type: str = "actor", context: int | None = None):
         super().__init__()
         self.tokenizer, self.marker, self.trims = tokenizer, marker, trims
+        self.nested = marker != "<|im_start|>assistant\n"
         self.script = script if callable(script) else _by_turn(list(script), marker)
         self.model_type = model_type
         self.config = {"vocab_size": len(tokenizer), "model_type": model_type,
@@ -109,10 +110,11 @@ class Actor(nn.Module):
         return mx.broadcast_to(logits, (1, len(ids), logits.shape[0]))
 
     def _next(self, ids: list[int]) -> int:
-        """The next token of the first answer that what follows a marker is a beginning of; EOS at its end."""
+        """The next token of the answer that what follows a marker is a beginning of, EOS at its end; of several markers
+        the last counts, but for answers that hold markers themselves (``nested``)."""
         text = self.tokenizer.decode(ids)
         pattern = re.compile(re.escape(self.marker) + OPENED)
-        for found in pattern.finditer(text):
+        for found in list(pattern.finditer(text))[::1 if self.nested else -1]:
             for at in sorted({found.end(), found.end(1), found.start() + len(self.marker)}, reverse=True):
                 reply = self.script(text[:at])
                 reply = reply if isinstance(reply, list) else self._ids(reply)
