@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import threading
 
 import pytest
@@ -260,11 +261,28 @@ def test_a_turn_that_is_stopped(keep):
     stop = threading.Event()
     stop.set()
     assert chat.respond("B", cancel=stop).finish_reason == "cancelled" and len(chat.messages) == 2 + 2 * keep
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_ctrl_c_in_the_middle_of_an_answer(keep):
+    chat = session(["One.", "A long answer."])
+    chat.respond("A")
+    stream = chat.stream("B", keep_partial=keep)
+    said = [next(stream).text, next(stream).text]
+    chat.model.before_step = lambda: signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        for event in chat.stream("B", keep_partial=keep):
-            if event.text:
-                raise KeyboardInterrupt
-    assert len(chat.messages) == 2 + 2 * keep
+        said += [event.text for event in stream]
+    chat.model.before_step = lambda: None
+    kept = [m["content"] for m in chat.messages[2:]]
+    assert kept == (["B", "A l"] if keep else [])
+    assert whole_cache_is_a_beginning(chat)
+    if not keep:
+        assert chat.respond("B") == "A long answer."
+
+
+def whole_cache_is_a_beginning(chat) -> bool:
+    """Whether the ids that the memory believes to be in the cache are those that are in it."""
+    return chat.memory.keys == chat.memory.cache[0].ids
 
 
 def test_an_empty_answer_leaves_no_trace():

@@ -1,0 +1,187 @@
+"""The cache of a conversation against reading it all anew: the same answers for every kind of layer, little read."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from worlds import CHATML, Actor, make_tokenizer
+
+import mlxlm
+from mlxlm.chat import ChatSession
+from mlxlm.chat.memory import Memory, common_prefix
+from mlxlm.generate import stream_generate
+
+STRIPPING = CHATML.replace("(m.content or '')", "(m.content or '')[:4]")
+"""A template that writes an answer other than it was said, as those do that leave earlier thoughts out."""
+
+
+@cache
+def loaded(kind: str):
+    """A tiny random model with full attention, a sliding window, or caches that can't be taken back."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = tiny.checkpoint(Path(folder) / "m", max_position_embeddings=4096)
+        model, processor = mlxlm.load(path)
+    if kind == "llama":
+        return model, processor
+    from mlxlm.cache import KVCache, SlidingCache, State
+
+    if kind == "sliding":
+        model.make_cache = lambda max_kv_size=None: State([SlidingCache(24), KVCache()])
+    else:
+        inner = model.make_cache
+
+        class Rigid(KVCache):
+            """Keys and values that can't be taken back: as a recurrent layer's state in this."""
+
+            def can_trim(self, n):
+                return n == 0
+
+        model.make_cache = lambda max_kv_size=None: State([Rigid() for _ in inner()])
+    return model, processor
+
+
+def session(kind, template=None, **options):
+    model, processor = loaded(kind)
+    if template is not None:
+        processor.chat_template = template
+    return ChatSession(model, processor, max_tokens=12, **options)
+
+
+def anew(chat, **options) -> str:
+    """The answer to the conversation without its last message, by a cache of its own."""
+    messages = chat.messages[:-1]
+    stream = stream_generate(chat.model, chat.processor, messages, max_tokens=12, **options)
+    return "".join(piece.text for piece in stream)
+
+
+@pytest.mark.parametrize("kind", ["llama", "sliding", "rigid"])
+@pytest.mark.parametrize("template", [tiny.TEMPLATE, STRIPPING])
+def test_answers_are_those_of_the_whole_conversation_read_anew(kind, template):
+    chat = session(kind, template, instructions="Be brief, be kind, and never lie to anybody at all.")
+    reused = []
+    for question in ("Hello there", "Why is the sky blue?", "And at night?"):
+        reply = chat.respond(question)
+        assert reply == anew(chat)
+        reused.append((reply.stats.cached_tokens, reply.stats.prompt_tokens))
+    assert reused[0][0] == 0 and all(cached > 0 for cached, _ in reused[1:])
+    assert all(total == len(ids) for total, ids in zip(map(sum, reused), prompts(chat), strict=True))
+    assert chat.retry() == anew(chat)
+    assert chat.edit("What about the sea?") == anew(chat)
+    chat.undo()
+    chat.undo()
+    assert chat.respond("Something else") == anew(chat)
+
+
+def prompts(chat):
+    said = chat.messages
+    ends = [at for at, message in enumerate(said) if message["role"] == "user"]
+    return [chat.processor.apply_chat_template(said[:at + 1]) for at in ends]
+
+
+def test_only_what_is_new_is_read():
+    tokenizer = make_tokenizer()
+    model = Actor(tokenizer, ["One.", "Two.", "Three."])
+    chat = ChatSession(model, tokenizer, instructions="Be brief.")
+    for question in ("A", "B"):
+        chat.respond(question)
+    before = len(model.read)
+    reply = chat.respond("C")
+    new = tokenizer.encode("\n<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\nThree.")
+    assert len(model.read) - before == len(new) + 1  # and the EOS, which the last answer ended with unread
+    assert reply.stats.cached_tokens + reply.stats.prompt_tokens == len(prompts(chat)[-1])
+
+
+def test_a_layer_that_cannot_go_back_goes_on_from_a_copy():
+    tokenizer = make_tokenizer(STRIPPING)
+    model = Actor(tokenizer, ["A long answer.", "Another.", "Third."], trims=False)
+    chat = ChatSession(model, tokenizer)
+    chat.respond("A")
+    asked = len(prompts(chat)[0])
+    assert [one.length for one in chat.memory.snapshots] == [asked - 1]
+    before = len(model.read)
+    reply = chat.respond("B")
+    assert reply == "Another." and reply.stats.cached_tokens == asked - 1
+    assert len(model.read) - before < len(prompts(chat)[1])
+
+
+def test_copies_are_bounded_and_only_made_where_they_are_needed():
+    for trims, counts in ((True, [0, 0, 0, 0]), (False, [1, 2, 2, 2])):
+        tokenizer = make_tokenizer()
+        chat = ChatSession(Actor(tokenizer, ["A."], trims=trims), tokenizer, snapshots=2)
+        found = []
+        for question in "abcd":
+            chat.respond(question)
+            found.append(len(chat.memory.snapshots))
+        assert found == counts
+    none = ChatSession(Actor(tokenizer, ["A."], trims=False), tokenizer, snapshots=0)
+    none.respond("a")
+    assert none.respond("b") == "A." and none.memory.snapshots == []
+
+
+def test_copies_are_bounded_in_bytes():
+    memory = Memory(most=9, most_bytes=2500)
+
+    class Rigid(list):
+        nbytes, offset = 1000, 5
+
+    for length in (1, 2, 3):
+        memory.snapshot(Rigid([object()]), length)
+    assert [one.length for one in memory.snapshots] == [2, 3]
+
+
+def test_what_changes_at_the_beginning_starts_anew():
+    chat = session("llama", tiny.TEMPLATE, instructions="Be brief.")
+    chat.respond("Hello")
+    chat.instructions = "Answer in verse, and at length, please."
+    reply = chat.respond("Hello again")
+    assert reply == anew(chat) and reply.stats.cached_tokens < 20
+
+
+def test_a_failed_step_throws_the_cache_away():
+    chat = session("llama", tiny.TEMPLATE)
+    chat.respond("Hello")
+    layer = chat.model.layers[1]
+    good, calls = type(layer).__call__, []
+
+    def bad(self, *arguments, **more):
+        calls.append(1)
+        if len(calls) > 4:
+            raise ValueError("in the middle of a step")
+        return good(self, *arguments, **more)
+
+    try:
+        type(layer).__call__ = bad
+        with pytest.raises(ValueError, match="middle"):
+            chat.respond("And now?")
+    finally:
+        type(layer).__call__ = good
+    assert chat.memory.cache is None
+    reply = chat.respond("And now?")
+    assert reply == anew(chat) and reply.stats.cached_tokens == 0
+
+
+def test_a_reading_that_is_stopped_leaves_a_cache_that_is_true():
+    chat = session("llama", tiny.TEMPLATE, prefill_step_size=8)
+    seen = []
+    chat.respond("Hello, this is a longer question.", cancel=lambda: seen.append(1) or len(seen) > 3)
+    held = chat.memory.keys
+    assert len(held) == chat.memory.cache.offset and chat.messages == []
+    reply = chat.respond("Hello, this is a longer question.")
+    assert 0 < reply.stats.cached_tokens <= len(held) and reply == anew(chat)
+
+
+def test_progress_is_told_as_ever():
+    told = []
+    chat = session("rigid", tiny.TEMPLATE, prompt_progress_callback=lambda done, total: told.append((done, total)))
+    reply = chat.respond("Hello")
+    assert told[-1] == (reply.stats.prompt_tokens,) * 2
+
+
+def test_the_common_part():
+    assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2 and common_prefix([], [1]) == 0
+    assert common_prefix([1, 2], np.array([1, 2, 3])) == 2
