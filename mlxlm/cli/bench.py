@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from .options import MODEL
+
 EXAMPLES = """\b
 Examples:
   mlxlm bench smolLM2_135M
@@ -31,7 +33,7 @@ class Counts(click.ParamType):
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("-p", "--prompt-tokens", type=Counts(), default=(512,), metavar="N,...",
               help="Lengths of the prompt (512).")
 @click.option("-n", "--generation-tokens", type=click.IntRange(1), default=128, show_default=True, metavar="N",
@@ -44,7 +46,7 @@ class Counts(click.ParamType):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(model: str, prompt_tokens: tuple[int, ...], generation_tokens: int, batch: tuple[int, ...], trials: int,
             compare: str, plot: Path | None, as_json: bool) -> None:
-    """Measure MODEL: tokens per second, medians of trials, with the least and the most."""
+    """How fast a model is here: tokens per second, medians of trials, with the least and the most."""
     from ..bench import bars, measure, svg
     from ..files import write_text
     from ..sources import locate

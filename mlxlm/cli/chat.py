@@ -10,14 +10,14 @@ import click
 
 from ..errors import MLXLMError, UsageError
 from .generate import summary
-from .options import json_object, load, loading_options, parameters, sampling_options, template_options
+from .options import MODEL, json_object, load, loading_options, parameters, sampling_options, template_options
 
 HELP = "/clear forgets the conversation · /exit or Ctrl-D leaves · Ctrl-C stops an answer"
 
 
 @click.command(options_metavar="[OPTIONS]")
-@click.argument("arguments", nargs=-1, metavar="MODEL")
-@click.option("--model", metavar="MODEL", help="The model, where it isn't the argument.")
+@click.argument("arguments", type=MODEL, nargs=-1, metavar="MODEL")
+@click.option("--model", type=MODEL, metavar="MODEL", help="The model, where it isn't the argument.")
 @template_options
 @sampling_options
 @loading_options

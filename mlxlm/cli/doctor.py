@@ -14,7 +14,7 @@ MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM
 @click.option("--quick", is_flag=True, help="Leave out the measurements of speed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def command(quick: bool, as_json: bool) -> int:
-    """Look at the device, the packages, the kernels and the caches, and check real operations.
+    """Whether this machine and installation are in order: device, packages, kernels, caches, real operations.
 
     Exits with 1 where there is a problem.
     """

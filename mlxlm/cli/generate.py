@@ -9,7 +9,7 @@ import click
 
 from ..errors import UsageError
 from .group import INTERRUPTED
-from .options import load, loading_options, parameters, sampling_options, template_options
+from .options import MODEL, load, loading_options, parameters, sampling_options, template_options
 from .prompt import conversation, model_and_prompt, read_prompt
 
 EXAMPLES = """\b
@@ -22,8 +22,8 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES, options_metavar="[OPTIONS]")
-@click.argument("arguments", nargs=-1, metavar="[MODEL] [PROMPT]")
-@click.option("--model", metavar="MODEL", help="The model, where it isn't the first argument.")
+@click.argument("arguments", type=MODEL, nargs=-1, metavar="[MODEL] [PROMPT]")
+@click.option("--model", type=MODEL, metavar="MODEL", help="The model, where it isn't the first argument.")
 @click.option("-p", "--prompt", metavar="TEXT", help="The prompt, where it isn't an argument; - reads standard input.")
 @click.option("--prompt-file", metavar="FILE", help="Read the prompt from a file.")
 @click.option("--messages", metavar="FILE", help="Read a conversation as JSON from a file, or - for standard input.")

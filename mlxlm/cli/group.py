@@ -22,7 +22,7 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 COMMANDS = {
     "generate": "Answer a prompt, streaming the text.",
     "chat": "Talk with a model, turn by turn.",
-    "pull": "Fetch a model, whole and checked.",
+    "pull": "Fetch a model into the cache, whole and checked.",
     "list": "The downloaded models.",
     "rm": "Remove downloaded models.",
     "info": "What a model is and the memory it needs, without loading it.",
@@ -32,6 +32,7 @@ COMMANDS = {
     "doctor": "Whether this machine and installation are in order.",
     "verify": "Official models from end to end.",
     "roles": "Which model does which work, and the memory of all.",
+    "completion": "The script that makes a shell complete commands and models.",
 }
 
 
@@ -63,7 +64,8 @@ def _close(name: str) -> str:
     return f" Did you mean {close[0]!r}?" if close else f" Commands: {', '.join(COMMANDS)}."
 
 
-@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]},
+@click.group(cls=LazyGroup, invoke_without_command=True,
+             context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MLXLM"},
              epilog="`mlxlm COMMAND --help` shows a command's options and examples.")
 @click.version_option(__version__, "-V", "--version", message="mlxlm %(version)s")
 @click.pass_context
@@ -75,6 +77,13 @@ def group(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+        return
+    from .settings import defaults
+
+    name = context.invoked_subcommand
+    command = group.get_command(context, name)
+    if command is not None:
+        context.default_map = {name: defaults(context, name, command)}
 
 
 def run(args: list[str]) -> int:

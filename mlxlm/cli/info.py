@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .options import MODEL
+
 if TYPE_CHECKING:
     from ..info import Info
 
@@ -20,7 +22,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--context", type=click.IntRange(1), metavar="N",
               help="Tokens to count the cache for (4096, or the model's own limit).")
 @click.option("--revision", metavar="REV", help="A branch, tag or commit of the repository.")

@@ -19,7 +19,7 @@ Examples:
 @click.option("--guide", metavar="TASK", help="Models for a task instead: chat, code, math, vision or multilingual.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(name: str | None, guide: str | None, as_json: bool) -> None:
-    """What the NAME of a model says: family, size, stage, quantization, format."""
+    """What each word of a model's name says: family, size, stage, quantization, format."""
     if guide is not None:
         _show_guide(guide, as_json)
     elif name is None:

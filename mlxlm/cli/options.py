@@ -11,6 +11,25 @@ import click
 from ..errors import UsageError
 
 
+class ModelName(click.ParamType):
+    """A model's name as any text; a shell is offered presets, downloaded models, and files."""
+
+    name = "model"
+
+    def shell_complete(self, ctx, param, incomplete):
+        from click.shell_completion import CompletionItem
+
+        from ..registry import LLMRegistry, VLMRegistry
+        from ..sources.store import stored
+
+        known = {*LLMRegistry.names, *VLMRegistry.names, *(model.name for model in stored())}
+        fitting = [CompletionItem(name) for name in sorted(known, key=str.lower) if name.startswith(incomplete)]
+        return [*fitting, CompletionItem(incomplete, type="file")]
+
+
+MODEL = ModelName()
+
+
 def _all(*decorators: Callable) -> Callable:
     def decorate(function: Callable) -> Callable:
         for decorator in reversed(decorators):

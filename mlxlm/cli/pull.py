@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from .options import MODEL
+
 EXAMPLES = """\b
 Examples:
   mlxlm pull mlx-community/Qwen3-4B-4bit
@@ -15,12 +17,12 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--revision", metavar="REV", help="A branch, tag or commit of the repository.")
 @click.option("--no-verify", is_flag=True, help="Don't check the files' contents against their checksums.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(model: str, revision: str | None, no_verify: bool, as_json: bool) -> None:
-    """Fetch MODEL into the cache, whole and checked; what is here already isn't fetched again."""
+    """Fetch a model into the cache, whole and checked; what is here already isn't fetched again."""
     from ..errors import SourceError
     from ..sources import configured, locate, store
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from .options import MODEL
+
 EXAMPLES = """\b
 Examples:
   mlxlm rm mlx-community/Qwen3-4B-4bit
@@ -12,7 +14,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", type=MODEL, nargs=-1, required=True, metavar="MODEL...")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 def command(models: tuple[str, ...], yes: bool) -> None:
     """Remove downloaded models. Folders and files of your own are never touched."""

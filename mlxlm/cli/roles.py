@@ -18,7 +18,7 @@ Examples:
 @click.option("--file", "path", type=click.Path(dir_okay=False), help="Roles of your own, on top of the known ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(path: str | None, as_json: bool) -> None:
-    """Which model does which work, and what all of them would need of this machine."""
+    """Which model does which work, and the memory that all of them need, against this machine's."""
     from ..info import memory_there
     from ..roles import load_roles, memory
 

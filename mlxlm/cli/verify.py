@@ -28,7 +28,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def command(repos: tuple[str, ...], everything: bool, show: bool, tiny: bool, keep: bool, markdown: Path | None,
             as_json: bool) -> int:
-    """Pull, load, ask, call a tool, stop, remove: for each official REPO. Exits with 1 if one fails."""
+    """Official models from end to end: pull, load, ask, call a tool, stop, remove. Exits with 1 if one fails."""
     from .. import verify as checks
     from ..files import write_text
 

@@ -32,7 +32,7 @@ def test_version(mlxlm):
 
 @pytest.mark.parametrize("arguments, message", [
     (["genrate"], "There is no command 'genrate'. Did you mean 'generate'?"),
-    (["zzz"], "Commands: generate, chat, info, registry."),
+    (["zzz"], f"Commands: {', '.join(COMMANDS)}."),
     (["--versoin"], "Did you mean"),
     (["info"], "Missing argument 'MODEL'"),
     (["info", "x", "--context", "0"], "0 is not in the range"),
