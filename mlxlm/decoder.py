@@ -68,7 +68,7 @@ class Step:
         """(B, 1, L, before + L) booleans: the tokens of this pass that see each other though neither is the earlier."""
         groups = self.shared["together"][:, None]
         same = (groups[..., None] == groups[:, :, None]) & (groups[..., None] > 0)
-        return mx.pad(same, ((0, 0), (0, 0), (0, 0), (before, 0)))
+        return mx.pad(same, [(0, 0), (0, 0), (0, 0), (before, 0)])
 
     def valid(self) -> mx.array | None:
         """(B, L) booleans, false at padding, for recurrent layers; None where there is none."""

@@ -1,7 +1,7 @@
 """Videos from wherever they come: which frames a family takes, decoded by PyAV, or from frames that the caller has."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Clip:
-    """The frames that were taken (RGB, all of one size), and when each stands: ``indices`` of ``fps`` a second."""
+    """The frames that were taken (RGB, all of one size), and when each stands: ``indices`` of ``fps`` a second.
+
+    ``duration`` is the whole video's, in seconds, where that is known.
+    """
 
     frames: "list[Image]"
     indices: list[int]
     fps: float
+    duration: float | None = None
 
     @property
     def height(self) -> int:

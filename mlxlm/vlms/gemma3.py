@@ -46,7 +46,7 @@ class Gemma3(VisionLanguage):
         images = mx.zeros(tokens.shape, mx.bool_)
         for token in seen:
             images = images | (tokens == token)
-        first = images & ~mx.pad(images, ((0, 0), (1, 0)))[:, :-1]
+        first = images & ~mx.pad(images, [(0, 0), (1, 0)])[:, :-1]
         return {"together": mx.where(images, mx.cumsum(first.astype(mx.int32), axis=1), 0)}
 
 

@@ -77,7 +77,7 @@ def filled(item: Item, size: int) -> np.ndarray:
     if "pixel_attention_mask" not in item:
         return np.ones((n, rows, columns), bool)
     mask = np.array(item["pixel_attention_mask"])[:, : rows * size, : columns * size]
-    return mask.reshape(n, rows, size, columns, size).any(axis=(2, 4))
+    return np.asarray(mask.reshape(n, rows, size, columns, size).any(axis=(2, 4)))
 
 
 def build(c: Config) -> VisionLanguage:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import mlx.core as mx
+import numpy as np
 
 from ..architecture import Architecture
 from ..layers import LayerNorm
@@ -51,7 +52,7 @@ def build(c: Config) -> VisionLanguage:
     projector = Projector(vision.hidden_size, decoder.config.hidden_size, c)
 
     def look(item: Item) -> mx.array:
-        (h, w), *_ = item["spatial_shapes"].tolist()  # type: ignore[misc]
+        h, w = np.array(item["spatial_shapes"])[0].tolist()
         features = tower(item["pixel_values"][:, : h * w], [(h, w)])
         return projector(mx.unflatten(features, 1, (h, w)))
 

@@ -47,7 +47,7 @@ def lines(tiles: mx.array, size: tuple[int, int], shape: tuple[int, int], newlin
     """Tiles (n, patches, dim) that lie in ``shape`` as rows: their padding cut off, a ``newline`` after each line."""
     (down, across), side, dim = shape, int(tiles.shape[1] ** 0.5), tiles.shape[-1]
     x = tiles.reshape(down, across, side, side, dim).transpose(0, 2, 1, 3, 4).reshape(down * side, across * side, dim)
-    top, left = unpadded(size, x.shape[:2])
+    top, left = unpadded(size, (x.shape[0], x.shape[1]))
     x = x[top : x.shape[0] - top, left : x.shape[1] - left]
     ends = mx.broadcast_to(newline.astype(x.dtype), (x.shape[0], 1, dim))
     return mx.concatenate([x, ends], axis=1).flatten(0, 1)

@@ -1,6 +1,9 @@
 """The cases of models that put a tower, a projector and a text model one after the other: LLaVA's form, and Gemma's."""
 
 import numpy as np
+import torch
+from transformers.image_processing_utils import select_best_resolution
+from transformers.models.llava_next.modeling_llava_next import unpad_image
 
 from .reference import IMAGE, Case
 
@@ -13,12 +16,18 @@ GEMMA = dict(head_dim=16, query_pre_attn_scalar=16)
 SPLIT = {"full_attention": {"rope_type": "linear", "rope_theta": 40_000.0, "factor": 2.0},
          "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}  # fmt: skip
 
+PINPOINTS = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
+NAFLEX = dict(model_type="siglip2_vision_model", hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+              num_attention_heads=2, patch_size=4, num_patches=25, vision_use_head=False)  # fmt: skip
+LFM2 = dict(model_type="lfm2", layer_types=["conv", "full_attention"] * 2, block_auto_adjust_ff_dim=False)
+
 
 def squares(side: int, count: int):
     """Images that were resized to squares of ``side`` pixels, with ``count`` places each."""
 
     def make(sizes, rng):
-        return {"pixel_values": rng.standard_normal((len(sizes), 3, side, side)).astype(np.float32)}, [count] * len(sizes)
+        pixels = rng.standard_normal((len(sizes), 3, side, side)).astype(np.float32)
+        return {"pixel_values": pixels}, [count] * len(sizes)
 
     return make
 
@@ -48,6 +57,41 @@ def tiles(side: int, count: int):
         return {"pixel_values": pixels, "pixel_attention_mask": mask}, [n * count for n in numbers]
 
     return make
+
+
+def anyres(side: int, patch: int, pinpoints):
+    """LLaVA-NeXT's glance and tiles for images of these sizes in pixels, filled up to the most that there can be."""
+
+    def make(sizes, rng):
+        per, counts = (side // patch) ** 2, []
+        for h, w in sizes:
+            frame = select_best_resolution((h, w), pinpoints)
+            blank = torch.zeros(1, frame[0] // patch, frame[1] // patch)
+            _, rows, columns = unpad_image(blank, (h, w)).shape
+            counts.append(per + rows * (columns + 1))
+        most = 1 + max(h * w // side**2 for h, w in pinpoints)
+        pixels = rng.standard_normal((len(sizes), most, 3, side, side)).astype(np.float32)
+        return {"pixel_values": pixels, "image_sizes": np.array(sizes, np.int64)}, counts
+
+    return make
+
+
+def naflex(sizes, rng):
+    """Padded patches of images of any grid, and their grids."""
+    most = 30
+    pixels, mask = np.zeros((len(sizes), most, 3 * 16), np.float32), np.zeros((len(sizes), most), np.int64)
+    for image, seen, (h, w) in zip(pixels, mask, sizes, strict=True):
+        image[: h * w], seen[: h * w] = rng.standard_normal((h * w, 3 * 16)), 1
+    media = {"pixel_values": pixels, "pixel_attention_mask": mask, "spatial_shapes": np.array(sizes, np.int64)}
+    return media, [h * w // 4 for h, w in sizes]
+
+
+def prefix_types(ids, media):
+    """PaliGemma's marks: 0 for what is asked, up to eight tokens after the last image, 1 for what is answered."""
+    if not media:
+        return {}
+    last = np.flatnonzero(ids[0] == 93)[-1]
+    return {"token_type_ids": (np.arange(ids.shape[1]) > last + 8).astype(np.int64)[None]}
 
 
 def gemma_types(ids, media):
@@ -130,5 +174,61 @@ CASES = (
         root=dict(spatial_merge_size=3, multimodal_projector_bias=True, tie_word_embeddings=True),
         media=frames(4, 3),
         sizes=((3, 6), (9, 3)),
+    ),
+    Case(
+        "llava_next",
+        "anyres",
+        text=dict(model_type="mistral", sliding_window=None),
+        vision=CLIP,
+        root=dict(image_grid_pinpoints=PINPOINTS),
+        media=anyres(24, 4, PINPOINTS),
+        sizes=((30, 60), (90, 31)),
+    ),
+    Case(
+        "llava_next",
+        "siglip-full",
+        text=dict(model_type="llama"),
+        vision=SIGLIP,
+        root=dict(image_grid_pinpoints=PINPOINTS, vision_feature_select_strategy="full", vision_feature_layer=[-2, -1]),
+        media=anyres(24, 4, PINPOINTS),
+        sizes=((51, 47), (20, 24)),
+    ),
+    Case(
+        "lfm2_vl",
+        "norm",
+        text=LFM2,
+        vision=NAFLEX,
+        root=dict(projector_hidden_size=40),
+        media=naflex,
+        sizes=((4, 6), (10, 2)),
+    ),
+    Case(
+        "lfm2_vl",
+        "plain",
+        text=dict(LFM2, tie_word_embeddings=True),
+        vision=NAFLEX,
+        root=dict(projector_hidden_size=40, projector_use_layernorm=False, projector_bias=False),
+        media=naflex,
+        sizes=((2, 8), (6, 4)),
+    ),
+    Case(
+        "paligemma",
+        "gemma",
+        text=dict(model_type="gemma", head_dim=16),
+        vision=dict(SIGLIP),
+        root=dict(projection_dim=64),
+        media=squares(24, 36),
+        extra=prefix_types,
+        turns=False,
+    ),
+    Case(
+        "paligemma",
+        "gemma2",
+        text=dict(GEMMA, model_type="gemma2", sliding_window=16),
+        vision=dict(SIGLIP),
+        root=dict(projection_dim=64),
+        media=squares(24, 36),
+        extra=prefix_types,
+        turns=False,
     ),
 )
