@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .configuration import ModelConfiguration
     from .errors import MLXLMError
     from .generate import generate, stream_generate
+    from .generate.engine import BatchEngine, batch_generate
     from .load import load, load_model
     from .registry import LLMRegistry, LLMTypeRegistry, VLMRegistry, VLMTypeRegistry
 
@@ -21,6 +22,8 @@ _HOME = {
     "load_model": "load",
     "generate": "generate",
     "stream_generate": "generate",
+    "batch_generate": "generate.engine",
+    "BatchEngine": "generate.engine",
     "ModelConfiguration": "configuration",
     "LLMRegistry": "registry",
     "VLMRegistry": "registry",
@@ -30,8 +33,8 @@ _HOME = {
 }
 
 __all__ = [  # noqa: RUF022 (the order of use, not of the alphabet)
-    "load", "load_model", "generate", "stream_generate", "ModelConfiguration", "LLMRegistry", "VLMRegistry",
-    "LLMTypeRegistry", "VLMTypeRegistry", "MLXLMError", "__version__",
+    "load", "load_model", "generate", "stream_generate", "batch_generate", "BatchEngine", "ModelConfiguration",
+    "LLMRegistry", "VLMRegistry", "LLMTypeRegistry", "VLMTypeRegistry", "MLXLMError", "__version__",
 ]
 
 

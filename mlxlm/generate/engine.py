@@ -16,6 +16,7 @@ from ..errors import BusyError, GenerationError
 from .batch import BatchLoop, BatchResponse, Generation, several_parameters
 from .checks import integer, number, several
 from .interrupt import DeferredInterrupt
+from .loop import arrays_of
 from .memory import wired_memory
 from .parameters import GenerateParameters
 from .stream import GenerationStats, Piece, TextStream
@@ -190,6 +191,7 @@ class BatchEngine:
             self._left()
             raise
         source = request._stream.source
+        mx.eval(arrays_of(source.cache))  # another thread goes on with it, and can't evaluate what this one left
         asked = source.cancelled
         source.cancelled = lambda: request._cancelled.is_set() or asked()
         generation = Generation(request._stream, lambda piece: self._deliver(request, piece),
