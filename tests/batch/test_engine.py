@@ -10,7 +10,10 @@ from generation_fakes import ByteTokenizer, SumModel
 
 from mlxlm.errors import BusyError, GenerationError
 from mlxlm.generate import generate, stream_generate
+from mlxlm.generate.batch import BatchLoop, Generation
 from mlxlm.generate.engine import BatchEngine, batch_generate
+from mlxlm.generate.parameters import GenerateParameters
+from mlxlm.generate.stream import TextStream
 from mlxlm.load import load
 
 PROMPTS = ["a", "some longer prompt", [{"role": "user", "content": "hello"}], [5, 6, 7]]
@@ -114,16 +117,12 @@ def test_a_long_prompt_is_read_between_the_others_steps(loaded):
             lengths.append(tokens.shape)
             return model(tokens, cache=cache)
 
-    import mlxlm.generate.batch as batch
-
-    loop = batch.BatchLoop(Watched(), prefill_tokens=32)
+    loop = BatchLoop(Watched(), prefill_tokens=32)
     loop._alone = False
-    from mlxlm.generate.parameters import GenerateParameters
-    from mlxlm.generate.stream import TextStream
 
     def add(prompt, count):
         stream = TextStream(loop.model, processor, prompt, GenerateParameters(max_tokens=count))
-        loop.add(batch.Generation(stream, lambda piece: None, pytest.fail))
+        loop.add(Generation(stream, lambda piece: None, pytest.fail))
 
     add("short", 40)
     loop.step()

@@ -60,7 +60,7 @@ def schemas(depth: int = 2) -> st.SearchStrategy:
             lambda p: {"type": "string", "pattern": p}),
         st.lists(st.one_of(st.integers(-9, 9), NAMES, st.none(), st.booleans()), min_size=1, max_size=4).map(
             lambda values: {"enum": values}),
-        st.sampled_from(["date", "uuid", "ipv4"]).map(lambda f: {"type": "string", "format": f}),
+        st.sampled_from(["uuid", "ipv4"]).map(lambda f: {"type": "string", "format": f}),
         NAMES.map(lambda value: {"const": value}),
         st.just({"type": "number", "minimum": 0, "maximum": 1, "x-guidance": {}}).map(
             lambda s: {k: v for k, v in s.items() if k != "x-guidance"}),
