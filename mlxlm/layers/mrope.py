@@ -15,7 +15,14 @@ from .rope import RoPE
 def sections(sizes: Sequence[int], pairs: int) -> list[int]:
     """The direction of each pair where the directions' shares lie one after the other: t…t h…h w…w (and again)."""
     axes = [i % 3 for i, size in enumerate(sizes) for _ in range(size)]
-    return _checked(axes, sizes, pairs)
+    if len(axes) != pairs:
+        raise ConfigError(
+            "mrope_section doesn't share out the pairs that turn",
+            where="config.json",
+            found=list(sizes),
+            expected=f"numbers that add up to {pairs}",
+        )
+    return axes
 
 
 def interleaved_sections(sizes: Sequence[int], pairs: int) -> list[int]:
@@ -24,17 +31,6 @@ def interleaved_sections(sizes: Sequence[int], pairs: int) -> list[int]:
     for axis in (1, 2):
         for i in range(axis, min(3 * sizes[axis], pairs), 3):
             axes[i] = axis
-    return _checked(axes, sizes, pairs)
-
-
-def _checked(axes: list[int], sizes: Sequence[int], pairs: int) -> list[int]:
-    if sum(sizes) != pairs or len(axes) != pairs:
-        raise ConfigError(
-            "mrope_section doesn't share out the pairs that turn",
-            where="config.json",
-            found=list(sizes),
-            expected=f"numbers that add up to {pairs}",
-        )
     return axes
 
 
@@ -57,7 +53,7 @@ class MRoPE(RoPE):
         return out if not rest.shape[-1] else mx.concatenate([out, rest], axis=-1)
 
     def _angles(self, positions: mx.array, end: int) -> tuple[mx.array, mx.array]:
-        periods, gain = self._frequencies(end)
+        periods, gain = self.frequencies(end)
         own = positions.astype(mx.float32)[mx.array(self._axes)]  # (pairs, B, L)
         angles = mx.moveaxis(own, 0, -1)[:, None] / periods
         return mx.cos(angles) * gain, mx.sin(angles) * gain

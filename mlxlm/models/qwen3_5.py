@@ -31,11 +31,13 @@ class Config(DecoderConfig):
     attention_bias: bool = False
     attn_output_gate: bool = True
     max_position_embeddings: int = 32_768
-    partial_rotary_factor: float = 0.25  # mrope_section splits these turns in three, but in text all are the same
+    partial_rotary_factor: float = 0.25
     mtp_num_hidden_layers: int = 0  # layers that only predict ahead; they aren't loaded
     mtp_use_dedicated_embeddings: bool = False
 
     def __post_init__(self):
+        directions = {"mrope_section": [11, 11, 10], "mrope_interleaved": True}
+        self.rope_parameters = {**directions, **(self.rope_parameters or {})}
         super().__post_init__()
         recipe.only(self, attn_output_gate=True)
 

@@ -5,7 +5,7 @@ Qwen 2, 2.5, 3 and GLM-OCR differ in norms, MLPs, mergers and how far a patch se
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -23,6 +23,9 @@ Grid = tuple[int, int, int]
 @dataclass(kw_only=True)
 class GridConfig:
     """What the vision_config of all of them says."""
+
+    # Older words for what other fields say too.
+    UNREAD: ClassVar[frozenset[str]] = frozenset({"in_chans", "spatial_patch_size", "image_size"})
 
     depth: int
     hidden_size: int
