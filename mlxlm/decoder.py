@@ -16,8 +16,8 @@ class Step:
     ``positions`` is an offset for all rows, an offset for each row (B,), or whatever a model's own rope takes.
     ``end`` is the number of positions taken when the pass is over: what length-dependent ropes look at.
     ``shared`` is what layers of this pass leave for later ones, and what came with the embeddings: ``together``
-    (B, L) numbers the tokens that see each other whatever their order (0: none), ``("after", i)`` (B, L, dim) is
-    added to what layer i gives.
+    (B, L) numbers the tokens that see each other whatever their order (0: none), ``together_near`` those that do so in
+    layers with a window alone, and within it, ``("after", i)`` (B, L, dim) is added to what layer i gives.
     """
 
     def __init__(self, length: int, state: State, positions=None, shared: dict[Any, Any] | None = None):
@@ -47,15 +47,18 @@ class Step:
         slides = window is not None and (kept > 0 or end - first > window - keep)
         if self.padding is None and self.length == 1:
             return None  # a cache gives one query just what it may see
-        if self.padding is None and not slides and not array and "together" not in self.shared:
+        near = window is not None and "together_near" in self.shared
+        if self.padding is None and not (slides or array or near or "together" in self.shared):
             return "causal"
         pad = 0 if self.padding is None else self.padding[:, None, None, None]
         keys, queries = mx.arange(first, end), mx.arange(self.start, end)[:, None]
         seen = (keys <= queries)[None, None]
+        if near:
+            seen = seen | self._together("together_near", self.start - first)
         if window is not None:
             seen = seen & ((keys > queries - (window - keep)) | (keys < keep + pad))
         if "together" in self.shared:
-            seen = seen | self._together(self.start - first)
+            seen = seen | self._together("together", self.start - first)
         if self.padding is not None:
             # A query that is padding itself sees padding: a row of nothing would be NaN, and NaN spreads.
             seen = seen & ((keys >= pad) | (queries < pad))
@@ -64,9 +67,9 @@ class Step:
             seen = mx.concatenate([front, seen], axis=-1)
         return seen
 
-    def _together(self, before: int) -> mx.array:
+    def _together(self, key: str, before: int) -> mx.array:
         """(B, 1, L, before + L) booleans: the tokens of this pass that see each other though neither is the earlier."""
-        groups = self.shared["together"][:, None]
+        groups = self.shared[key][:, None]
         same = (groups[..., None] == groups[:, :, None]) & (groups[..., None] > 0)
         return mx.pad(same, [(0, 0), (0, 0), (0, 0), (before, 0)])
 
