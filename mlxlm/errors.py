@@ -44,7 +44,9 @@ class TokenizerError(MLXLMError):
 
 
 class TemplateError(MLXLMError):
-    """A chat template that doesn't parse, refuses the messages, or takes too long."""
+    """A chat template that doesn't parse, refuses the messages (then ``refused`` is true), or takes too long."""
+
+    refused = False
 
 
 class GenerationError(MLXLMError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import GenerationError
+from ..text.adapt import knows_tools
 from ..text.messages import REASONING
 from ..tools import Piece as Event
 from ..tools import ReasoningProtocol, RejectedCall, ToolCall, ToolStream, declared_format, infer_format
@@ -51,12 +52,18 @@ def conventions_of(model: Any, tokenizer: Any, configuration: Any = None) -> Con
     config = _config(model)
     template = getattr(tokenizer, "chat_template", None)
     reasoning = getattr(configuration, "reasoning", None)
+    text = template_text(template)
+    declared = declared_format(config)
+    if text and not knows_tools(text) and (declared is None or find(declared).router is None):
+        shown, declared = None, None  # the tools are described in the general form then, which is the table's default
+    else:
+        shown = template
     return Conventions(
-        infer_format(template, getattr(tokenizer, "tool_parser_type", None), declared_format(config),
+        infer_format(shown, getattr(tokenizer, "tool_parser_type", None), declared,
                      getattr(configuration, "tool_call_format", None)),
         infer_reasoning(template, model_type=config.get("model_type"), id=getattr(configuration, "name", None),
                         configured=None if reasoning is None else ReasoningProtocol.of(reasoning)),
-        template_text(template))
+        text)
 
 
 def _config(model: Any) -> dict[str, Any]:

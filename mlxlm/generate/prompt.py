@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import GenerationError
+from ..text.adapt import GENERATORS, adapted
 from ..tools import ToolStream
 from ..tools.functions import tool_schemas
 from .checks import shown
 from .conventions import Conventions, Reader, conventions_of, opens_inside
 from .loop import token_ids
-from .parameters import GenerateParameters
 from .media import Encoding, with_media
+from .parameters import GenerateParameters
 from .reasoning import ReasoningBudget
 
 
@@ -73,6 +74,7 @@ def prepare(model, processor, prompt, parameters: GenerateParameters, configurat
         ids = prompt_ids(tokenizer, prompt, *_for_template(parameters, conventions=None), reading)
         return Prompt(ids, media=reading.media)
     conventions = conventions_of(model, tokenizer, configuration)
+    prompt = _generated(prompt, tokenizer, configuration, parameters) if chat else prompt
     schemas, variables = _for_template(parameters, conventions)
     if chat:
         ids, inside = _rendered(tokenizer, list(prompt), schemas, variables, conventions, reading)
@@ -81,6 +83,17 @@ def prepare(model, processor, prompt, parameters: GenerateParameters, configurat
         text = prompt if isinstance(prompt, str) else tokenizer.decode(ids[-64:].tolist())
         inside = conventions.protocol is not None and text.rstrip().endswith(conventions.protocol.start)
     return Prompt(ids, *_reading(tokenizer, conventions, schemas, inside, parameters), reading.media)
+
+
+def _generated(messages, tokenizer, configuration, parameters: GenerateParameters) -> list[Any]:
+    """The messages as the configuration's message generator makes them."""
+    name = getattr(configuration or getattr(tokenizer, "configuration", None), "message_generator", None)
+    if name is None:
+        return list(messages)
+    if name not in GENERATORS:
+        raise GenerationError("this message generator is not known", where="message_generator", found=repr(name)[:60],
+                              expected=", ".join(GENERATORS))
+    return GENERATORS[name](messages, parameters.template_kwargs or {})
 
 
 def _for_template(parameters: GenerateParameters,
@@ -172,5 +185,6 @@ def _render(tokenizer, messages: list[Any], tools: Sequence[Any] | None, more: d
     if not getattr(tokenizer, "has_chat_template", True):
         raise GenerationError("the model has no chat template", where="prompt", found="a list of messages",
                               expected="text", hint="Write the whole prompt as one string.")
-    return tokenizer.apply_chat_template(messages, tools=tools, **{"add_generation_prompt": True, **more},
-                                         tokenize=tokenize)
+    options = {"add_generation_prompt": True, **more, "tokenize": tokenize}
+    return adapted(tokenizer, messages, tools,
+                   lambda chat, offered: tokenizer.apply_chat_template(chat, tools=offered, **options))

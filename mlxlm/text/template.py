@@ -101,8 +101,9 @@ def _explained(where: object) -> Iterator[None]:
     except jinja2.TemplateError as error:
         refused = type(error) is jinja2.TemplateError
         problem = error.message if refused else f"the chat template may not do this: {error.message}"
-        raise TemplateError(problem or "the chat template refused the messages",
-                            where=_place(where, error)) from error
+        raised = TemplateError(problem or "the chat template refused the messages", where=_place(where, error))
+        raised.refused = refused
+        raise raised from error
     except RecursionError as error:
         raise TemplateError("the chat template is nested too deeply", where=where) from error
     except _FAULTS as error:

@@ -16,7 +16,7 @@ from mlxlm.chat import ChatSession
 from mlxlm.chat.memory import Memory, common_prefix
 from mlxlm.generate import stream_generate
 
-STRIPPING = CHATML.replace("(m.content or '')", "(m.content or '')[:4]")
+STRIPPING = CHATML.replace("(m.content or '')", "(m.content[:4] if m.role == 'assistant' else m.content)")
 """A template that writes an answer other than it was said, as those do that leave earlier thoughts out."""
 
 
