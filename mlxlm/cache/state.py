@@ -22,6 +22,7 @@ class Checkpoint:
     offset: int
     expected: int
     layers: tuple[Any, ...]
+    shift: int | mx.array = 0
 
     @property
     def nbytes(self) -> int:
@@ -48,6 +49,7 @@ class State(list):
         self.shift = 0
         self.expected = 0
         self.left_padding = list(left_padding) if left_padding is not None and any(left_padding) else None
+        self.policy: Any = None  # what a generation asked of this memory, for its status
         self.batch = len(left_padding) if left_padding is not None else None
         if self.left_padding is not None:
             for cache in self:
@@ -102,6 +104,7 @@ class State(list):
     def _like(self, caches: Iterable[Any]) -> "State":
         new = type(self)(caches, self.left_padding)
         new.offset, new.shift, new.expected, new.batch = self.offset, self.shift, self.expected, self.batch
+        new.policy = self.policy
         new._shifts = self._shifts
         return new
 
@@ -111,14 +114,14 @@ class State(list):
         It costs nothing for layers that can be trimmed. The others share their arrays with it, which cost memory once
         they have changed: a recurrent layer's whole memory, and a window of keys and values.
         """
-        return Checkpoint(self.offset, self.expected, tuple(cache.checkpoint(ahead) for cache in self))
+        return Checkpoint(self.offset, self.expected, tuple(c.checkpoint(ahead) for c in self), self.shift)
 
     def rewind(self, checkpoint: Checkpoint) -> int:
         """Back to a checkpoint of this state, which may be used again; returns how many tokens were taken back."""
         n = self.offset - checkpoint.offset
         for cache, mark in zip(self, checkpoint.layers, strict=True):
             cache.rewind(mark, n)
-        self.offset, self.expected = checkpoint.offset, checkpoint.expected
+        self.offset, self.expected, self.shift = checkpoint.offset, checkpoint.expected, checkpoint.shift
         return n
 
     @classmethod

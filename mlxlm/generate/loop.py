@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..cache import State
+from ..cache import CachePolicy, State
 from ..errors import GenerationError
 from .checks import function, integer, several, shown
 from .constrain import masked
@@ -27,7 +27,8 @@ CLEAR_EVERY = 256
 
 def generate_step(prompt, model, *, max_tokens: int | None = 256, sampler: Sampler | None = None,
                   logits_processors: Sequence[LogitsProcessor] | None = None, cache=None,
-                  max_kv_size: int | None = None, prefill_step_size: int = 512,
+                  max_kv_size: int | None = None, kv_bits: int | None = None, kv_group_size: int = 64,
+                  quantized_kv_start: int = 5000, prefill_step_size: int = 512,
                   prompt_progress_callback: Callable[[int, int], Any] | None = None,
                   beyond_context: bool = False) -> Iterator[tuple[int, mx.array]]:
     """Yields each token with its float32 log-probabilities, shape (vocab,), lazily computed.
@@ -36,7 +37,8 @@ def generate_step(prompt, model, *, max_tokens: int | None = 256, sampler: Sampl
     """
     tokens = TokenIterator(
         prompt, model, max_tokens=max_tokens, sampler=sampler, logits_processors=logits_processors,
-        cache=cache, max_kv_size=max_kv_size, prefill_step_size=prefill_step_size,
+        cache=cache, max_kv_size=max_kv_size, kv_bits=kv_bits, kv_group_size=kv_group_size,
+        quantized_kv_start=quantized_kv_start, prefill_step_size=prefill_step_size,
         prompt_progress_callback=prompt_progress_callback, beyond_context=beyond_context)
     return ((token, log_softmax(logits)) for token, logits in tokens)
 
@@ -50,11 +52,14 @@ class TokenIterator:
     logits_processors: called in order with (tokens so far (n,), logits (1, vocab)), prompt included.
     cache: what ``model.make_cache`` made, holding the tokens before this prompt; it advances in place.
     max_kv_size: makes rotating caches of that many tokens where the model has full ones.
+    kv_bits: packs full caches to 2 to 8 bits in groups of ``kv_group_size``, once they hold ``quantized_kv_start``
+        tokens; `mlxlm.cache.cache_status` tells which, and why not the others.
     prompt_progress_callback: called with (tokens processed, prompt tokens).
     beyond_context: take a prompt longer than the ``max_position_embeddings`` of the model's config.
     cancel: asked between steps; once it says True the iteration ends.
     media: the `Inputs` of which the prompt's ids are a part, where it has images or videos.
     constraint: a `Constraint` that every token is held to, applied after the processors.
+    reuse: a `Reuse`, which keeps what is read here for later prompts.
 
     ``tokens`` lists the ids yielded so far. When iteration stops, for whatever reason, the cache holds the
     first ``cache.offset - cached_tokens`` ids of the prompt and ``tokens`` together: Ctrl-C waits for the end
@@ -63,10 +68,11 @@ class TokenIterator:
 
     def __init__(self, prompt, model: Any, *, max_tokens: int | None = 256, sampler: Sampler | None = None,
                  logits_processors: Sequence[LogitsProcessor] | None = None, cache=None,
-                 max_kv_size: int | None = None, prefill_step_size: int = 512,
+                 max_kv_size: int | None = None, kv_bits: int | None = None, kv_group_size: int = 64,
+                 quantized_kv_start: int = 5000, prefill_step_size: int = 512,
                  prompt_progress_callback: Callable[[int, int], Any] | None = None,
                  beyond_context: bool = False, cancel: Callable[[], bool] | None = None, constraint: Any = None,
-                 media: Any = None):
+                 media: Any = None, reuse: Any = None):
         if not callable(model) or not hasattr(model, "make_cache"):
             raise GenerationError("not a model", where="model", found=shown(model),
                                   expected="the first of the two things that mlxlm.load returns")
@@ -78,10 +84,13 @@ class TokenIterator:
         self.chunk = integer("prefill_step_size", prefill_step_size, 1)
         self.progress = function("prompt_progress_callback", prompt_progress_callback) or (lambda done, total: None)
         self.cancelled = function("cancel", cancel) or (lambda: False)
-        self.constraint, self.media = constraint, media
+        self.constraint, self.media, self.reuse = constraint, media, reuse
         self.prompt = token_ids(prompt, vocab_size(model) if media is None else None)
         self.cache = _make_cache(model, max_kv_size) if cache is None else cache
         self.cached_tokens = offset(self.cache)
+        self.policy = CachePolicy(kv_bits, kv_group_size, quantized_kv_start, max_kv_size)
+        if isinstance(self.cache, State):
+            self.cache.policy = self.policy
         bounded = max_kv_size is None and not beyond_context
         self.limit = self._token_limit(max_tokens, context_size(model) if bounded else None)
         self.tokens: list[int] = []
@@ -95,6 +104,8 @@ class TokenIterator:
         finally:
             # Another thread may go on with this cache, and could not evaluate what this one left undone.
             mx.eval(arrays_of(self.cache))
+            if self.reuse is not None:
+                self.reuse.finish(self.cache, self.tokens)
             mx.clear_cache()
             self._interrupt.deliver()
 
@@ -137,19 +148,23 @@ class TokenIterator:
 
         It ends early where the generation is cancelled.
         """
-        self.history = mx.array(self.prompt[:-1])
+        self.history = mx.array(self.prompt[:-1] if self.reuse is None else self.reuse.history(self.prompt[:-1]))
         total = len(self.prompt)
         if isinstance(self.cache, State):
             self.cache.expected = self.cached_tokens + total
         with self._interrupt:
             self._passes = Passes(self.model, self.prompt, self.cache, self.media)
-        for start, end in self._passes.chunks(self.chunk):
+        chunks = self._passes.chunks(self.chunk)
+        for start, end in chunks if self.reuse is None else self.reuse.stopping(chunks):
             self.progress(start, total)
             if self.cancelled():
                 return
             with self._interrupt:
                 self._passes.read(start, end)
+                self.policy.apply(self.cache)
                 mx.eval(arrays_of(self.cache))
+                if self.reuse is not None:
+                    self.reuse.note(self.cache)
             mx.clear_cache()
             yield end
         self.progress(total - 1, total)
@@ -170,6 +185,7 @@ class TokenIterator:
     def _chosen(self, token: mx.array, logits: mx.array) -> tuple[mx.array, mx.array]:
         """The token after ``token`` by logits (1, L, vocab), and those of it (vocab,), on their way."""
         logits = logits[:, -1, :]
+        self.policy.apply(self.cache)
         if self.constraint is not None:
             mx.async_eval(logits, arrays_of(self.cache))  # the device works on them while the mask is made
         chosen, logits = self.choose(token, logits)

@@ -17,8 +17,8 @@ _SAMPLING = ("temperature", "top_p", "min_p", "min_tokens_to_keep", "top_k", "xt
              "xtc_threshold", "xtc_special_tokens", "seed")
 _PENALTIES = ("logit_bias", "repetition_penalty", "repetition_context_size", "presence_penalty",
               "presence_context_size", "frequency_penalty", "frequency_context_size")
-_LOOP = ("max_tokens", "cache", "max_kv_size", "prefill_step_size", "prompt_progress_callback",
-         "beyond_context")
+_LOOP = ("max_tokens", "cache", "max_kv_size", "kv_bits", "kv_group_size", "quantized_kv_start",
+         "prefill_step_size", "prompt_progress_callback", "beyond_context")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class GenerateParameters:
     sampler: instead of the sampling parameters, not together with them.
     logits_processors: run after those that the penalties make.
     cancel: a threading.Event, or a function that returns a bool: ends generation between two tokens.
+    prefix_store: a `PrefixStore`, which gives a cache for the beginning that it knows and keeps this one's.
     top_logprobs: each piece lists so many of the likeliest tokens.
     response_format: what the answer must be: a JSON schema, a type, a pattern, choices, a grammar; see `as_grammars`.
     images, videos: one or several, for a vision-language model; see docs/vision.md for what each may be. They fill the
@@ -65,6 +66,10 @@ class GenerateParameters:
     logits_processors: Sequence[LogitsProcessor] | None = None
     cache: Any = None
     max_kv_size: int | None = None
+    kv_bits: int | None = None
+    kv_group_size: int = 64
+    quantized_kv_start: int = 5000
+    prefix_store: Any = None
     prefill_step_size: int = 512
     prompt_progress_callback: Callable[[int, int], Any] | None = None
     beyond_context: bool = False

@@ -15,6 +15,7 @@ from .conventions import Parts
 from .loop import TokenIterator
 from .parameters import GenerateParameters
 from .prompt import prepare, tokenizer_of
+from .reuse import begin, turn_border
 from .sample import log_softmax
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "timeout"]
@@ -114,6 +115,9 @@ class TextStream(Iterator[Piece]):
         self._detokenizer = tokenizer.detokenizer()
         self._parameters = parameters
         settings = parameters.loop_arguments()
+        if parameters.prefix_store is not None:
+            border = turn_border(tokenizer, prompt, parameters, prepared.ids)
+            prepared, settings["cache"], settings["reuse"] = begin(model, prepared, parameters, border)
         if prepared.budget is not None:
             settings["logits_processors"] = [*settings["logits_processors"], prepared.budget]
         self._iterator = TokenIterator(prepared.ids, model, **settings, media=prepared.media,

@@ -1,0 +1,88 @@
+"""A prefix store's part in one generation: what was read before, and where to leave checkpoints for the next."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..cache import Checkpoint, State
+from ..cache.radix import common
+from ..errors import GenerationError, MLXLMError
+from ..tools.functions import tool_schemas
+from .checks import shown
+from .prefix_store import PrefixStore, model_key, plain
+from .prompt import is_messages
+
+
+class Reuse:
+    """``keys`` are the whole prompt's, of which the cache holds the first ones already, those of the ids ``before``.
+
+    borders: places in the prompt where a turn ends, at which the next one may leave the common way.
+    """
+
+    def __init__(self, store: PrefixStore, key: str, keys: Sequence[int], before: np.ndarray,
+                 borders: Iterable[int] = ()):
+        self.store, self.key, self.before = store, key, before
+        self._keys = list(keys)
+        last = len(self._keys) - 1
+        self._borders = {b for b in [*borders, last] if len(before) < b <= last}
+        self._checkpoints: dict[int, Checkpoint] = {}
+        self._noted = len(before)
+
+    def history(self, ids: np.ndarray) -> np.ndarray:
+        """The tokens before ``ids``, which processors ask for too, and these."""
+        return np.concatenate([self.before, ids])
+
+    def stopping(self, chunks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """(start, end) of stretches of what is read now, which end at borders too."""
+        for start, end in chunks:
+            for stop in sorted(b - len(self.before) for b in self._borders if start < b - len(self.before) < end):
+                yield start, stop
+                start = stop
+            yield start, end
+
+    def note(self, state: Any) -> None:
+        """After each stretch: a checkpoint at a border, and every so many tokens."""
+        if not isinstance(state, State) or (state.can_trim(state.offset) and plain(state)):
+            return
+        if state.offset in self._borders or state.offset - self._noted >= self.store.every:
+            self._checkpoints[state.offset] = state.checkpoint()
+            self._noted = state.offset
+
+    def finish(self, state: Any, tokens: Sequence[int]) -> None:
+        """Keeps what the cache holds by now."""
+        if isinstance(state, State):
+            self.store.insert(self.key, [*self._keys, *tokens][: state.offset], state, self._checkpoints)
+
+
+def begin(model: Any, prompt: Any, parameters: Any, border: int | None = None) -> tuple[Any, State, Reuse]:
+    """(what is left to be read of a `Prompt`, its cache, the `Reuse`). Raises GenerationError for a wrong store."""
+    store = parameters.prefix_store
+    if not isinstance(store, PrefixStore):
+        raise GenerationError("not a PrefixStore", where="prefix_store", found=shown(store))
+    if parameters.cache is not None:
+        raise GenerationError("a cache was given, so prefix_store would have no effect", where="prefix_store",
+                              hint="Give one or the other.")
+    names = ("max_kv_size", "kv_bits", "kv_group_size", "quantized_kv_start")
+    key, keys = model_key(model, " ".join(str(getattr(parameters, name)) for name in names)), prompt.keys
+    state, reused = store.fetch(key, keys)
+    while (whole := prompt.border(reused)) < reused:  # within an image
+        state, reused = store.fetch(key, keys[: whole + 1])
+    if state is None:
+        size = parameters.max_kv_size
+        state = model.make_cache() if size is None else model.make_cache(max_kv_size=size)
+    rest = prompt.after(reused) if reused else prompt
+    return rest, state, Reuse(store, key, keys, prompt.ids[:reused], [] if border is None else [border])
+
+
+def turn_border(tokenizer: Any, prompt: Any, parameters: Any, ids: np.ndarray) -> int | None:
+    """How many ids of a rendered prompt belong to its messages: the rest only opens the answer."""
+    if parameters.prefix_store is None or parameters.images or parameters.videos or not is_messages(prompt):
+        return None
+    tools = tool_schemas(parameters.tools)
+    variables = {**(parameters.template_kwargs or {}), "add_generation_prompt": False}
+    try:
+        bare = tokenizer.apply_chat_template(list(prompt), tools=tools, tokenize=True, **variables)
+    except MLXLMError:
+        return None  # a template may refuse to end there
+    return common(np.asarray(bare), ids)
