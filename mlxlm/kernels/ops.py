@@ -26,15 +26,15 @@ from mlxlm.kernels.choice import CHOICE
 from mlxlm.kernels.recurrent import delta_scan, ssm_scan
 
 __all__ = [
-    "attention", "delta_scan", "gather_mm", "gather_qmm", "geglu", "layer_norm", "linear", "quantized_embedding",
-    "quantized_linear", "quantized_matmul", "rms_norm", "rope", "ssm_scan", "swiglu",
+    "attention", "delta_scan", "gather_mm", "gather_qmm", "geglu", "layer_norm", "linear", "native",
+    "quantized_embedding", "quantized_linear", "quantized_matmul", "rms_norm", "rope", "ssm_scan", "swiglu",
 ]
 
-_native = CHOICE.module
+native = CHOICE.module  # None where there is none; what has no plain twin is asked of it by layers.fused
 
 
 def _pick(name: str):
-    return getattr(_native, name, None) or getattr(plain, name)
+    return getattr(native, name, None) or getattr(plain, name)
 
 
 attention = _pick("attention")

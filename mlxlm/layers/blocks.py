@@ -6,6 +6,7 @@ A mixer is a layer with ``make_cache()`` that is called with ``(x, cache, step)`
 import mlx.nn as nn
 
 from ..cache import NoCache
+from . import fused
 
 
 class PreNorm(nn.Module):
@@ -26,8 +27,17 @@ class PreNorm(nn.Module):
         return self[self._names[0]].make_cache()
 
     def __call__(self, x, cache, step):
-        mixer, _, before, between = (self[name] for name in self._names)
-        x = x + self._scaled(mixer(before(x), cache, step))
+        mixer, mlp, before, between = (self[name] for name in self._names)
+        done = None
+        if self._residual == 1.0:
+            mlp = mlp if type(self).feed is PreNorm.feed else None
+            done = fused.run(self, (mixer, mlp, before, None, between, None), x, cache, step)
+        if done is None:
+            x = x + self._scaled(mixer(before(x), cache, step))
+        else:
+            x, whole = done
+            if whole:
+                return x
         return x + self._scaled(self.feed(between(x)))
 
     def feed(self, x):
@@ -54,8 +64,15 @@ class Sandwich(nn.Module):
         return self.self_attn.make_cache()
 
     def __call__(self, x, cache, step):
-        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), cache, step))
+        first, second = self.input_layernorm, self.post_attention_layernorm
         before, after = self[self._names[0]], self[self._names[1]]
+        done = fused.run(self, (self.self_attn, self.mlp, first, second, before, after), x, cache, step)
+        if done is None:
+            x = x + second(self.self_attn(first(x), cache, step))
+        else:
+            x, whole = done
+            if whole:
+                return x
         return x + after(self.mlp(before(x)))
 
 

@@ -155,7 +155,7 @@ class RoPE:
 
     def __call__(self, x: mx.array, step) -> mx.array:
         """x (B, heads, L, head_dim), turned by ``step.positions``."""
-        periods, gain = self._frequencies(step.end)
+        periods, gain = self.frequencies(step.end)
         if gain != 1.0:
             turned = x[..., : self._plan.dims] * mx.array(gain, x.dtype)
             x = (
@@ -178,7 +178,13 @@ class RoPE:
         """Whether a position's turn depends on how long the context has become, so that rows can't share a pass."""
         return self._kind in _BY_LENGTH
 
-    def _frequencies(self, end: int) -> tuple[mx.array, float]:
+    @property
+    def native_shape(self) -> tuple[int, bool, float, bool]:
+        """How the kernels are told: (dims, whether neighbours are paired, base, whether periods are given)."""
+        return self._plan.dims, self._interleaved, self._plan.base, True
+
+    def frequencies(self, end: int) -> tuple[mx.array, float]:
+        """(periods (dims / 2,), factor on cosine and sine) for a context of ``end`` positions."""
         if not self.by_length:
             key = 0
         elif self._kind == "dynamic":
@@ -216,7 +222,7 @@ def make_rope(dims: int, settings: dict, *, max_positions: int, interleaved: boo
             found=f"{dims} dims, rope_theta {plan.base}",
         )
     rope = _rope(plan, kind, interleaved)
-    rope._frequencies(1)  # bad settings are told at load, not at the first token
+    rope.frequencies(1)  # bad settings are told at load, not at the first token
     return rope
 
 

@@ -2,9 +2,13 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
+#include <nanobind/stl/vector.h>
 
+#include "block.h"
 #include "mlx/version.h"
 #include "ops.h"
 #include "pool.h"
@@ -25,7 +29,51 @@ static std::optional<std::string> choose(const std::string& forced) {
   return table ? std::optional<std::string>(table->name) : std::nullopt;
 }
 
+// (mode or None for a dense layer, group, bits, whether it has a bias)
+using LinearGiven = std::tuple<std::optional<std::string>, int, int, bool>;
+
+static LinearShape linear_shape(const LinearGiven& given) {
+  const auto& [mode, group, bits, bias] = given;
+  return {mode.has_value(), mode == "affine", bias, mode.value_or(""), group, bits};
+}
+
+// `rope` is (dims, traditional, base, whether frequencies come as an array); `linears` are those of q, k, v, o and, where
+// `gate` names an activation, gate, up, down; `norms` those before and after attention and before and after the MLP.
+static std::shared_ptr<const BlockShape> make_block(int heads, int kv_heads, int head_dim, float scale,
+                                                    const std::vector<NormShape>& head_norms, bool sinks,
+                                                    const std::optional<std::tuple<int, bool, float, bool>>& rope,
+                                                    const std::vector<LinearGiven>& linears,
+                                                    const std::vector<NormShape>& norms,
+                                                    const std::optional<std::string>& gate) {
+  auto s = std::make_shared<BlockShape>();
+  AttentionShape& a = s->attention;
+  a.heads = heads, a.kv_heads = kv_heads, a.head_dim = head_dim, a.scale = scale, a.sinks = sinks;
+  a.q_norm = head_norms.at(0), a.k_norm = head_norms.at(1);
+  if (rope) std::tie(a.rope_dims, a.traditional, a.base, a.has_freqs) = *rope;
+  a.q = linear_shape(linears.at(0)), a.k = linear_shape(linears.at(1)), a.v = linear_shape(linears.at(2));
+  a.o = linear_shape(linears.at(3));
+  s->before = norms.at(0), s->after = norms.at(1);
+  if (gate) {
+    s->mlp = {*gate == "silu" ? Gate::silu : Gate::gelu_tanh, linear_shape(linears.at(4)), linear_shape(linears.at(5)),
+              linear_shape(linears.at(6))};
+    s->before_mlp = norms.at(2), s->after_mlp = norms.at(3);
+  }
+  return s;
+}
+
+static auto run_block(const std::shared_ptr<const BlockShape>& shape, const mx::array& x,
+                      const std::vector<mx::array>& arrays, const mx::array& keys, const mx::array& values, int start,
+                      int first, const std::variant<int, mx::array>& offset,
+                      const std::variant<std::monostate, std::string, mx::array>& mask) {
+  return op_block(shape, {x, arrays, keys, values, start, first, offset, mask});
+}
+
 NB_MODULE(_cpu, m) {
+  nb::class_<BlockShape>(m, "Block")
+      .def_static("make", &make_block, "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a, "head_norms"_a, "sinks"_a,
+                  "rope"_a.none(), "linears"_a, "norms"_a, "gate"_a.none());
+  m.def("block", &run_block, "shape"_a, "x"_a, "arrays"_a, "keys"_a, "values"_a, "start"_a, "first"_a, "offset"_a,
+        "mask"_a.none());
   m.attr("mlx_version") = compiled_version();
   m.def("choose", &choose, "forced"_a);
   m.def("threads", &pool_size);

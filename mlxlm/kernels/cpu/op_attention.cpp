@@ -46,14 +46,6 @@ class ScaledAttention : public Kernel {
   }
 
  private:
-  static void set_mask(Mask& mask, const mx::array& m) {
-    mask.kind = m.dtype() == mx::bool_ ? Mask::boolean : Mask::additive;
-    mask.type = m.dtype() == mx::bool_ ? Dtype::f32 : kernel_type(m.dtype());
-    mask.data = m.data<void>();
-    const int missing = 4 - int(m.ndim());
-    for (int i = missing; i < 4; i++) mask.stride[i] = m.shape(i - missing) == 1 ? 0 : m.strides(i - missing);
-  }
-
   // The output's memory is (B, L, Hq, Dv), so that its transpose to that shape is a view.
   static void lay_out(Attention& a, mx::array& out) {
     const int64_t Hq = a.Hq, L = a.L, Dv = a.Dv;
@@ -76,6 +68,18 @@ bool broadcasts(const mx::array& m, const mx::Shape& to) {
 
 }  // namespace
 
+void set_mask(Mask& mask, const mx::array& m) {
+  mask.kind = m.dtype() == mx::bool_ ? Mask::boolean : Mask::additive;
+  mask.type = m.dtype() == mx::bool_ ? Dtype::f32 : kernel_type(m.dtype());
+  mask.data = m.data<void>();
+  const int missing = 4 - int(m.ndim());
+  for (int i = missing; i < 4; i++) mask.stride[i] = m.shape(i - missing) == 1 ? 0 : m.strides(i - missing);
+}
+
+bool fits_mask(const mx::array& mask, const mx::Shape& scores) {
+  return (mask.dtype() == mx::bool_ || is_kernel_float(mask.dtype())) && broadcasts(mask, scores);
+}
+
 mx::array op_attention(const mx::array& q, const mx::array& k, const mx::array& v, float scale,
                        const std::variant<std::monostate, std::string, mx::array>& mask, const MaybeArray& sinks) {
   const std::string* name = std::get_if<std::string>(&mask);
@@ -87,8 +91,7 @@ mx::array op_attention(const mx::array& q, const mx::array& k, const mx::array& 
   fits = fits && q.shape(0) == k.shape(0) && k.shape(0) == v.shape(0) && q.shape(3) == k.shape(3) &&
          k.shape(1) == v.shape(1) && k.shape(2) == v.shape(2) && q.shape(1) % k.shape(1) == 0;
   fits = fits && !(causal && q.shape(2) > k.shape(2));
-  fits = fits && (!array || ((array->dtype() == mx::bool_ || is_kernel_float(array->dtype())) &&
-                             broadcasts(*array, {q.shape(0), q.shape(1), q.shape(2), k.shape(2)})));
+  fits = fits && (!array || fits_mask(*array, {q.shape(0), q.shape(1), q.shape(2), k.shape(2)}));
   fits = fits && (!sinks || (sinks->ndim() == 1 && sinks->shape(0) == q.shape(1) && is_kernel_float(sinks->dtype())));
   if (!fits)
     return mx::fast::scaled_dot_product_attention(q, k, v, scale, name ? *name : "",

@@ -100,6 +100,16 @@ void gated(Dtype type, Gate kind, const void* gate, const void* up, void* out, i
   });
 }
 
+void add(Dtype type, const void* a, const void* b, void* out, int64_t count) {
+  by_type(type, [&]<class T>(T*) {
+    for (int64_t i = 0; i < count; i += W) {
+      const int left = int(lesser(count - i, int64_t(W)));
+      if (left == W) store((T*)out + i, load((const T*)a + i) + load((const T*)b + i));
+      else store_n((T*)out + i, load_n((const T*)a + i, left) + load_n((const T*)b + i, left), left);
+    }
+  });
+}
+
 template <class T>
 inline void rotate_row(const T* x, int64_t stride, T* out, const Rope& r, const float* cosine, const float* sine) {
   const int half = r.dims / 2, apart = r.traditional ? 1 : half, step = r.traditional ? 2 : 1;

@@ -12,7 +12,7 @@ int pool_size();
 
 // A buffer of at least `bytes`, 64-byte aligned, of the calling thread: valid until its next use of the slot.
 void* scratch(int slot, size_t bytes);
-enum Slot { kInput, kPanel, kTile, kRows, kPrivate, kScores, kOther, kSlots };
+enum Slot { kInput, kPanel, kTile, kRows, kPrivate, kScores, kOther, kBlock, kSlots };
 
 template <class F>
 inline void parallel_for(int count, const F& body) {

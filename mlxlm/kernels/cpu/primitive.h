@@ -42,6 +42,10 @@ void make_rows(mx::array& a, mx::cpu::CommandEncoder& encoder);
 
 void allocate(mx::array& out);
 
+// An array as a mask of scores (B, Hq, L, S), and whether it can be one.
+void set_mask(Mask& mask, const mx::array& m);
+bool fits_mask(const mx::array& mask, const mx::Shape& scores);
+
 // A vector of numbers, to be read as f32 when the operation runs.
 struct Vector {
   const void* data = nullptr;

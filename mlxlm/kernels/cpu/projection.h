@@ -1,0 +1,64 @@
+// Linear layers inside a larger operation: quantized or not, one or several by the same rows.
+#pragma once
+#include "primitive.h"
+#include "quantized_layout.h"
+
+namespace mlxlm {
+
+// What one linear layer brings along: weight, scales and biases where it is quantized, and its bias.
+struct LinearShape {
+  bool quantized = false, has_biases = false, has_bias = false;
+  std::string mode;
+  int group = 0, bits = 0;
+
+  int arrays() const { return 1 + (quantized ? 1 : 0) + (has_biases ? 1 : 0) + (has_bias ? 1 : 0); }
+  // Whether the arrays from inputs[first] on are such a layer from K numbers of `type` to `N` (any where N is 0).
+  bool fits(const std::vector<mx::array>& inputs, int first, int K, mx::Dtype type, int N) const;
+  mx::array plain(const mx::array& x, const std::vector<mx::array>& inputs, int first) const;
+};
+
+// The same, ready to run. `bias` is put into `memory` of `bias_bytes()` by `prepare`.
+struct Projection {
+  bool quantized = false;
+  QuantizedMatrix codes{};
+  DenseMatrix dense{};
+  Vector bias;
+  const float* ready_bias = nullptr;
+
+  Projection() = default;
+  Projection(const LinearShape& shape, const std::vector<mx::array>& inputs, int first, mx::cpu::CommandEncoder& encoder);
+  int N() const { return quantized ? codes.N : dense.N; }
+  int K() const { return quantized ? codes.K : dense.K; }
+};
+
+// Memory that lasts as long as one operation's run, handed out piece by piece.
+class Arena {
+ public:
+  explicit Arena(size_t bytes) : at_((char*)scratch(kBlock, bytes)) {}
+  static size_t piece(size_t bytes) { return (bytes + 63) / 64 * 64; }
+  void* take(size_t bytes) {
+    void* p = at_;
+    at_ += piece(bytes);
+    return p;
+  }
+
+ private:
+  char* at_;
+};
+
+// M rows of `type`, from and to contiguous memory.
+struct Rows {
+  Dtype type;
+  int M;
+};
+
+void read_bias(Projection& p, Arena& arena);
+// out[i] = x by p[i], one pass over x where the layers are alike.
+void project_each(const Projection* p, int count, Rows rows, const void* x, void* const* out);
+// out = act(x by gate) * (x by up)
+void project_gated(const Projection& gate, const Projection& up, Gate act, Rows rows, const void* x, void* out,
+                   Arena& arena);
+// out = residual + x by p; `residual` may be null.
+void project_onto(const Projection& p, Rows rows, const void* x, const void* residual, void* out);
+
+}  // namespace mlxlm
