@@ -118,7 +118,7 @@ class Processor:
         raise NotImplementedError
 
     def video_text(self, arrays: Mapping[str, np.ndarray]) -> str:
-        """What stands in the prompt for a video."""
+        """What stands in the prompt for a video. ``join`` may leave out arrays that only this looks at."""
         raise NotImplementedError
 
     def join(self, many: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -210,9 +210,12 @@ class Processor:
                              expected=f"at most {policy.max_items}")
         marked = self._marked(text)
         self._check_counts(marked, sources)
-        media = self._media(sources, policy)
+        return self._read(text, [match for _, match in marked], self._media(sources, policy), whole)
+
+    def _read(self, text: str, marked: list[re.Match], media: list[Medium], whole: bool) -> Inputs:
+        """Token ids, with what stands for the media in the places of their markers."""
         pieces, at = [], 0
-        for (_, match), medium in zip(marked, media, strict=True):
+        for match, medium in zip(marked, media, strict=True):
             pieces += [text[at : match.start()], medium.text]
             at = match.end()
         text = "".join([*pieces, text[at:]])

@@ -1,5 +1,6 @@
 """Every case of every family."""
 
-from . import cases_gemma, cases_halves, cases_mllama, cases_qwen, cases_tiles
+from . import cases_fastvlm, cases_gemma, cases_halves, cases_mllama, cases_qwen, cases_tiles
 
-CASES = (*cases_qwen.CASES, *cases_halves.CASES, *cases_tiles.CASES, *cases_mllama.CASES, *cases_gemma.CASES)
+FAMILIES = (cases_qwen, cases_halves, cases_tiles, cases_mllama, cases_gemma, cases_fastvlm)
+CASES = tuple(case for family in FAMILIES for case in family.CASES)

@@ -130,7 +130,7 @@ def prompt(case: Case, sizes=(), clips=(), *, length: int = 5, salt: str = "") -
             arrays, counts = make(kind, rng)
             media |= arrays
             places += [(token, n) for n in counts]
-    top = min(case.image_token, case.video_token, 90)
+    top = min(t for t in (case.image_token, case.video_token, 90) if t > 0)
     ids = list(rng.integers(3, top, length))
     for token, count in places:
         ids += [*case.around[0], *[token] * count, *case.around[1], *rng.integers(3, top, 3)]
