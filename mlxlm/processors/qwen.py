@@ -1,13 +1,14 @@
 """Qwen's processors, and GLM-OCR's which differs in names: images in patches of merged blocks, videos in pairs of frames."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .base import Processor
-from .transforms import CLIP_MEAN, CLIP_STD, ImageProcessor, resize, smart_resize
-from .videos import Clip, VideoProcessor
+from .transforms import CLIP_MEAN, CLIP_STD, HALF, ImageProcessor, check_shape, smart_resize
+from .videos import Clip, VideoProcessor, even
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,12 +62,15 @@ class QwenImages(Patched, ImageProcessor):
     def __call__(self, images: "list[Image]") -> dict[str, np.ndarray]:
         pixels, grids = [], []
         for image in images:
-            least, most = self.size["shortest_edge"], self.size["longest_edge"]
-            target = smart_resize(image.height, image.width, self.factor, least, most)
+            target = self.target(image.height, image.width)
             patches, grid = self.patches(self.values(self.resized(image, *target))[None])
             pixels.append(patches)
             grids.append(grid)
         return {"pixel_values": np.concatenate(pixels), "image_grid_thw": np.array(grids, np.int32)}
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """The size that an image of a size gets."""
+        return smart_resize(height, width, self.factor, self.size["shortest_edge"], self.size["longest_edge"])
 
 
 class QwenVideos(Patched, VideoProcessor):
@@ -83,15 +87,76 @@ class QwenVideos(Patched, VideoProcessor):
         self._limits(settings)
 
     def __call__(self, clip: Clip) -> dict[str, np.ndarray]:
-        least, most = self.size["shortest_edge"], self.size["longest_edge"]
-        height, width = self.target(len(clip.frames), clip.height, clip.width, least, most)
-        frames = np.stack([self.values(resize(f, height, width, self.resample)) for f in clip.frames])
-        pixels, grid = self.patches(frames)
-        return {"pixel_values_videos": pixels, "video_grid_thw": np.array([grid], np.int32)}
+        height, width = self.target(len(clip.frames), clip.height, clip.width)
+        pixels, grid = self.patches(self.frame_values([self.resized(f, height, width) for f in clip.frames]))
+        seconds = np.array([self.temporal_patch_size / clip.taken_fps], np.float32)
+        return {"pixel_values_videos": pixels, "video_grid_thw": np.array([grid], np.int32),
+                "second_per_grid_ts": seconds}
 
-    def target(self, frames: int, height: int, width: int, least: int, most: int) -> tuple[int, int]:
+    def sample(self, total: int, fps: float) -> list[int]:
+        together = self.temporal_patch_size
+        if self.num_frames is not None:
+            count = round(self.num_frames / together) * together
+        else:
+            most = min(self.max_frames, total) // together * together
+            count = min(max(total / fps * (self.fps or fps), self.min_frames), most, total)
+            count = math.floor(count / together) * together
+        count = max(min(count, total), 1)
+        return [min(int(i * np.float32(total / count)), total - 1) for i in range(count)]
+
+    def target(self, frames: int, height: int, width: int) -> tuple[int, int]:
         """The size of each frame."""
-        return smart_resize(height, width, self.factor, least, most)
+        return smart_resize(height, width, self.factor, self.size["shortest_edge"], self.size["longest_edge"])
+
+
+class Qwen3Videos(QwenVideos):
+    """Qwen 3 VL's video processor: its limits are those of all frames together."""
+
+    size = {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768}
+    image_mean, image_std = HALF, HALF
+    patch_size = 16
+
+    def __call__(self, clip: Clip) -> dict[str, np.ndarray]:
+        arrays = super().__call__(clip)
+        del arrays["second_per_grid_ts"]
+        return {**arrays, "seconds": np.array(clip.seconds)}
+
+    def sample(self, total: int, fps: float) -> list[int]:
+        count = self.num_frames
+        if count is None:
+            count = min(max(int(total / fps * (self.fps or fps)), self.min_frames), self.max_frames, total)
+        return even(total, min(count, total))
+
+    def target(self, frames: int, height: int, width: int) -> tuple[int, int]:
+        least, most = self.size["shortest_edge"], self.size["longest_edge"]
+        return smart_resize_all(frames, height, width, self.factor, self.temporal_patch_size, least, most)
+
+
+class GlmImages(QwenImages):
+    """GLM's image processor: as Qwen's, but that an image counts as many frames as a patch takes."""
+
+    size = {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000}
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        least, most, together = self.size["shortest_edge"], self.size["longest_edge"], self.temporal_patch_size
+        return smart_resize_all(together, height, width, self.factor, together, least, most)
+
+
+def smart_resize_all(frames: int, height: int, width: int, factor: int, together: int, least: int,
+                     most: int) -> tuple[int, int]:
+    """As `smart_resize`, with limits on the pixels of all frames, which come ``together`` so many at a time."""
+    if min(height, width) < factor:
+        grow = max(factor / height, factor / width)
+        height, width = int(height * grow), int(width * grow)
+    h, w, t = round(height / factor) * factor, round(width / factor) * factor, round(frames / together) * together
+    check_shape(height, width)
+    if t * h * w > most:
+        shrink = math.sqrt(frames * height * width / most)
+        h, w = (max(factor, math.floor(n / shrink / factor) * factor) for n in (height, width))
+    elif t * h * w < least:
+        grow = math.sqrt(least / (frames * height * width))
+        h, w = (math.ceil(n * grow / factor) * factor for n in (height, width))
+    return h, w
 
 
 class Qwen2VLProcessor(Processor):
@@ -108,3 +173,39 @@ class Qwen2VLProcessor(Processor):
 
     def video_text(self, arrays: Mapping[str, np.ndarray]) -> str:
         return self.places["video"] * (int(arrays["video_grid_thw"].prod()) // self.video_processor.merge_size**2)
+
+
+class Qwen2Processor(Qwen2VLProcessor):
+    """Qwen 2 VL's, whose model has no use for the time between frames."""
+
+    def join(self, many: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: x for name, x in super().join(many).items() if name != "second_per_grid_ts"}
+
+
+class Qwen3VLProcessor(Qwen2VLProcessor):
+    """A video's frames stand apart, each behind its time; a template's own brackets are around all of them."""
+
+    default_video_processor = "Qwen3VLVideoProcessor"
+
+    def join(self, many: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: x for name, x in super().join(many).items() if name != "seconds"}
+
+    def video_text(self, arrays: Mapping[str, np.ndarray]) -> str:
+        _, h, w = (int(n) for n in arrays["video_grid_thw"][0])
+        frame = self.places["video"] * (h * w // self.video_processor.merge_size**2)
+        together, times = self.video_processor.temporal_patch_size, arrays["seconds"].tolist()
+        times = times + [times[-1]] * (-len(times) % together)
+        stands = [(times[i] + times[i + together - 1]) / 2 for i in range(0, len(times), together)]
+        return "".join(f"<{at:.1f} seconds><|vision_start|>{frame}<|vision_end|>" for at in stands)
+
+
+class GlmOcrProcessor(Processor):
+    """GLM-OCR's, which reads images."""
+
+    markers = {"image": "<|image|>"}
+    places = markers
+    inline = {"image": "<|begin_of_image|><|image|><|end_of_image|>"}
+    default_image_processor = "Glm46VImageProcessor"
+
+    def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
+        return self.places["image"] * (int(arrays["image_grid_thw"].prod()) // self.image_processor.merge_size**2)

@@ -100,9 +100,7 @@ def smart_resize(height: int, width: int, factor: int, least: int, most: int) ->
 
     As Qwen's processors: raises MediaError for images 200 times as long as wide.
     """
-    if max(height, width) > 200 * min(height, width):
-        raise MediaError("the image is too long for its width", found=f"{width} by {height} pixels",
-                         expected="sides of at most 200 to 1")
+    check_shape(height, width)
     h, w = (round(n / factor) * factor for n in (height, width))
     if h * w > most:
         shrink = math.sqrt(height * width / most)
@@ -111,6 +109,13 @@ def smart_resize(height: int, width: int, factor: int, least: int, most: int) ->
         grow = math.sqrt(least / (height * width))
         h, w = (math.ceil(n * grow / factor) * factor for n in (height, width))
     return h, w
+
+
+def check_shape(height: int, width: int) -> None:
+    """Raise MediaError for an image 200 times as long as wide."""
+    if max(height, width) > 200 * min(height, width):
+        raise MediaError("the image is too long for its width", found=f"{width} by {height} pixels",
+                         expected="sides of at most 200 to 1")
 
 
 def size_pair(size: Any, where: str = "size") -> tuple[int, int]:
