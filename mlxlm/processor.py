@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import Checkpoint
-from .checkpoint.files import read_object
+from .files import read_object
 from .configuration import ModelConfiguration, merge_generation_config
 from .data import data_file, read_toml
 from .errors import ConfigError
+from .text.families import give_template
 from .text.tokenizer import Tokenizer
 
 
@@ -36,6 +37,8 @@ def load_processor(
     else:
         folder = _tokenizer_folder(checkpoint, configuration)
         tokenizer = Tokenizer.from_folder(folder, config=tokenizer_config, override=configuration.override_tokenizer)
+    if "chat_template" not in (tokenizer_config or {}):
+        give_template(tokenizer, checkpoint.config.get("model_type"), configuration.name)
     _merge_stops(tokenizer, configuration)
     tokenizer.configuration = configuration
     return (media_processor(checkpoint.path, tokenizer, checkpoint.config) if media else tokenizer), configuration

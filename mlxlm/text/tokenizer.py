@@ -231,6 +231,10 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return self.chat_template is not None
 
+    def set_template(self, template: str, where: str) -> None:
+        """Makes this the chat template; ``where`` is the file that errors name."""
+        self.chat_template, self._template_files = template, {"default": where}
+
     def get_chat_template(self, chat_template: str | None = None, tools: Sequence[Any] | None = None) -> str:
         """The template to use: the one given (its text, or a name), else "tool_use" with tools, else "default"."""
         own = self.chat_template

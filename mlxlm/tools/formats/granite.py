@@ -1,4 +1,4 @@
-"""Granite 3: a list of JSON calls behind <|tool_call|> (3.0) or <tool_call> (3.1 and later), with no end tag."""
+"""Granite 3 and Phi 4: a list of JSON calls behind <|tool_call|> or <tool_call> (Granite 3.1), most with no end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Granite(Format):
     bodies = ("[", "{")
 
     def frame(self, cursor: Cursor, opener: str) -> Reading[Frame | None]:
-        return (yield from tagged(cursor, opener, ("</tool_call>",), must_close=False))
+        return (yield from tagged(cursor, opener, ("</tool_call>", "<|/tool_call|>"), must_close=False))
 
     @classmethod
     def write(cls, calls: Sequence[ToolCall]) -> str:
