@@ -16,7 +16,6 @@ from ..cache import (
     SlidingCache,
     State,
 )
-from ..cache.kv import columns
 from ..errors import GenerationError, MLXLMError, SourceError
 
 
@@ -47,25 +46,21 @@ def _save_quantized(cache: QuantizedKVCache) -> list[Any]:
 
 
 def _save_sliding(cache: SlidingCache) -> list[Any]:
-    """In the order of time, as long as mlx-lm's rotating buffer is by now.
+    """In the order of time, and no shorter than mlx-lm's rotating buffer is by now.
 
-    Where our window has already forgotten the oldest of its tokens, zeros stand in its place: the next token
+    Where our window has already forgotten the oldest token of that, zeros stand in its place: the next token
     overwrites it before any query sees it.
     """
     window = cache.window or 1
-    size = min(cache.offset, window)
-    parts = [None, None] if not cache.buffers else [_last(cache, b, size) for b in cache.buffers]
-    return [*parts, cache.offset, cache.keep, window, size]
-
-
-def _last(cache: SlidingCache, buffer: mx.array, size: int) -> mx.array:
-    if cache.stored == cache.offset <= size:
-        return buffer[..., : cache.stored, :]
-    recent = columns(buffer, cache.stored - (size - cache.keep), cache.stored, size - cache.keep)
-    if cache.stored - cache.kept < size - cache.keep:  # what was before them is no token
-        missing = size - cache.keep - (cache.stored - cache.kept)
-        recent = columns(recent[..., missing:, :], -missing, size, size - cache.keep)
-    return mx.concatenate([buffer[..., : cache.keep, :], recent], axis=2) if cache.keep else recent
+    if not cache.buffers:
+        return [None, None, 0, cache.keep, window, 0]
+    missing = min(cache.offset, window) - cache.stored
+    parts = [b[..., : cache.stored, :] for b in cache.buffers]
+    if missing > 0:
+        front = [mx.zeros((*b.shape[:2], missing, b.shape[3]), b.dtype) for b in parts]
+        cut = [mx.split(b, [cache.keep], axis=2) for b in parts]
+        parts = [mx.concatenate([kept, zeros, rest], axis=2) for (kept, rest), zeros in zip(cut, front, strict=True)]
+    return [*parts, cache.offset, cache.keep, window, cache.stored + max(missing, 0)]
 
 
 def _save_chunked(cache: ChunkedCache) -> list[Any]:

@@ -27,27 +27,28 @@ class Reuse:
         last = len(self._keys) - 1
         self._borders = {b for b in [*borders, last] if len(before) < b <= last}
         self._checkpoints: dict[int, Checkpoint] = {}
-        self._noted = len(before)
 
     def history(self, ids: np.ndarray) -> np.ndarray:
         """The tokens before ``ids``, which processors ask for too, and these."""
         return np.concatenate([self.before, ids])
 
     def stopping(self, chunks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """(start, end) of stretches of what is read now, which end at borders too."""
+        """(start, end) of stretches of what is read now, which end wherever a checkpoint may be left too."""
+        done, every = len(self.before), self.store.every
         for start, end in chunks:
-            for stop in sorted(b - len(self.before) for b in self._borders if start < b - len(self.before) < end):
-                yield start, stop
-                start = stop
+            regular = range(-(-(start + done + 1) // every) * every, end + done, every)
+            for stop in sorted({*regular, *(b for b in self._borders if start + done < b < end + done)}):
+                yield start, stop - done
+                start = stop - done
             yield start, end
 
     def note(self, state: Any) -> None:
         """After each stretch: a checkpoint at a border, and every so many tokens."""
-        if not isinstance(state, State) or (state.can_trim(state.offset) and plain(state)):
+        if not isinstance(state, State) or not (state.offset in self._borders or state.offset % self.store.every == 0):
             return
-        if state.offset in self._borders or state.offset - self._noted >= self.store.every:
-            self._checkpoints[state.offset] = state.checkpoint()
-            self._noted = state.offset
+        checkpoint = state.checkpoint()
+        if not plain(state) or any(mark is not None for mark in checkpoint.layers):
+            self._checkpoints[state.offset] = checkpoint
 
     def finish(self, state: Any, tokens: Sequence[int]) -> None:
         """Keeps what the cache holds by now."""
