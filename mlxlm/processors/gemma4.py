@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -82,15 +82,11 @@ class Gemma4Videos(Patched, VideoProcessor):
 
     image_mean, image_std = ZERO, ONE
     max_soft_tokens = 70
-    num_frames: int = 32
+    num_frames = 32
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
         self._check()
-
-    def sample(self, total: int, fps: float) -> list[int]:
-        count = max(1, min(self.num_frames, total))
-        return [i * total // count for i in range(count)]
 
     def __call__(self, clip: Clip) -> dict[str, np.ndarray]:
         target = self.target(clip.height, clip.width)
@@ -106,7 +102,9 @@ class Gemma4Processor(Processor):
 
     default_image_processor = "Gemma4ImageProcessor"
     default_video_processor = "Gemma4VideoProcessor"
-    IDS = {"boi_token_id": 255_999, "eoi_token_id": 258_882, "image_token_id": 258_880, "video_token_id": 258_884}
+    IDS: ClassVar = {
+        "boi_token_id": 255_999, "eoi_token_id": 258_882, "image_token_id": 258_880, "video_token_id": 258_884,
+    }  # fmt: skip
 
     def __init__(self, tokenizer, image_processor=None, video_processor=None, settings=None, config=None):
         super().__init__(tokenizer, image_processor, video_processor, settings, config)

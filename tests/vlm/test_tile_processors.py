@@ -18,18 +18,16 @@ from transformers.models.mllama.image_processing_pil_mllama import MllamaImagePr
 from transformers.models.mllama.processing_mllama import MllamaProcessor as HFMllama
 
 from mlxlm.errors import ConfigError
+from mlxlm.processors.fastvlm import FastImages, FastVLMProcessor
 from mlxlm.processors.gemma4 import Gemma4Images, Gemma4Processor, Gemma4Videos
 from mlxlm.processors.internvl import InternImages, InternVideos, InternVLChatProcessor, InternVLProcessor
 from mlxlm.processors.mllama import MllamaImages, MllamaProcessor
-from mlxlm.processors.videos import Clip
 from mlxlm.text.tokenizer import Tokenizer
 from mlxlm.vlms.mllama import ranges
 
 STEP = 2 / 255  # what rounding of resampled pixels may differ by, before normalization
 SIZES = [(31, 17), (64, 64), (200, 30), (25, 240), (119, 83), (640, 480), (33, 500)]
 WORDS = ["<unk>", "<s>", "see", "this", "and", "that", ":", "Frame1", "Frame2", "Frame3", "00", "01", "02"]
-SPECIAL = ["<img>", "</img>", "<IMG_CONTEXT>", "<video>", "<image>", "<|image|>", "<|video|>", "<boi>", "<eoi>", "<audio>",
-           "<|python_tag|>"]  # fmt: skip
 
 
 def picture(size, seed=0):
@@ -49,10 +47,10 @@ def tokenizers(tmp_path_factory):
         "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>", "image_token": "<|image|>", "boi_token": "<boi>", "eoi_token": "<eoi>",
         "audio_token": "<audio>", "boa_token": "<audio>", "eoa_token": "<audio>",
+        "film_token": "<|video|>",
     }  # fmt: skip
     theirs = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", unk_token="<unk>", extra_special_tokens=named,
-        additional_special_tokens=SPECIAL,
+        tokenizer_object=backend, bos_token="<s>", unk_token="<unk>", pad_token="</s>", extra_special_tokens=named,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("tokenizer")
     theirs.save_pretrained(folder)
@@ -99,9 +97,9 @@ def test_ids_of_internvl_with_images_and_a_video(tokenizers):
     close(np.array(found.media["pixel_values"]), expected["pixel_values"].numpy(), theirs.image_processor.image_std)
 
 
-def with_frames(processor, text, images, frames, indices=None, fps=2.0):
+def with_frames(processor, text, images, frames, fps=2.0):
     """The inputs for images and one video whose frames are taken as they are."""
-    return processor(text, images=images, videos=[Clip(frames, indices or list(range(len(frames))), fps)])
+    return processor(text, images=images, videos=[{"frames": frames, "fps": fps}])
 
 
 def test_the_makers_own_config_of_internvl(tokenizers):
@@ -190,3 +188,23 @@ def test_settings_and_images_that_make_no_sense():
         Gemma4Images(max_soft_tokens=100)
     with pytest.raises(ConfigError, match="max_patches"):
         InternImages(min_patches=3, max_patches=2)([picture((9, 9))])
+
+
+@pytest.mark.parametrize("kind", ["pad", "square"])
+def test_squares_and_ids_of_fastvlm(tokenizers, kind):
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    settings = dict(size={"shortest_edge": 128}, crop_size={"height": 128, "width": 128})
+    theirs = CLIPImageProcessorPil(**settings, image_mean=[0.0] * 3, image_std=[1.0] * 3)
+    ours = FastVLMProcessor(tokenizers[1], FastImages(**settings), config={"image_aspect_ratio": kind})
+    for size in SIZES:
+        image = picture(size)
+        square = Image.new("RGB", (max(size),) * 2)
+        square.paste(image, ((max(size) - size[0]) // 2, (max(size) - size[1]) // 2))
+        found = ours("see <image> and <image>", images=[image, image])
+        expected = theirs(square if kind == "pad" else image, return_tensors="np")["pixel_values"]
+        close(np.array(found.media["pixel_values"]), np.concatenate([expected] * 2), [1.0])
+        word = {w: i for i, w in enumerate(WORDS)}
+        # 128 pixels a side are 2 x 2 features, each with a place; the text between is read by itself.
+        assert found.ids == [word["see"], *[-200] * 4, word["and"], *[-200] * 4]
+        assert [item[:2] for item in found.items] == [(1, 5), (6, 10)]
