@@ -155,7 +155,7 @@ class TokenIterator:
         with self._interrupt:
             self._passes = Passes(self.model, self.prompt, self.cache, self.media)
         chunks = self._passes.chunks(self.chunk)
-        for start, end in chunks if self.reuse is None else self.reuse.stopping(chunks):
+        for start, end in chunks if self.reuse is None else self.reuse.stopping(chunks, self._passes.divides):
             self.progress(start, total)
             if self.cancelled():
                 return

@@ -29,6 +29,10 @@ class Passes:
             return self._merged.cuts(size, self.last)
         return ((start, min(start + size, self.last)) for start in range(0, self.last, size))
 
+    def divides(self, at: int) -> bool:
+        """Whether one stretch may end before token ``at``, and the next begin there."""
+        return self._merged is None or not any(low < at < high for low, high in self._merged.whole)
+
     def read(self, start: int, end: int) -> mx.array:
         """Logits (1, end - start, vocab); the cache advances."""
         if self._merged is not None:

@@ -1,6 +1,6 @@
 """A prefix store's part in one generation: what was read before, and where to leave checkpoints for the next."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,14 +32,19 @@ class Reuse:
         """The tokens before ``ids``, which processors ask for too, and these."""
         return np.concatenate([self.before, ids])
 
-    def stopping(self, chunks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """(start, end) of stretches of what is read now, which end wherever a checkpoint may be left too."""
+    def stopping(self, chunks: Iterable[tuple[int, int]],
+                 divides: Callable[[int], bool] = lambda at: True) -> Iterator[tuple[int, int]]:
+        """(start, end) of stretches of what is read now, which end wherever a checkpoint may be left too.
+
+        ``divides`` says whether a stretch may end before a token.
+        """
         done, every = len(self.before), self.store.every
         for start, end in chunks:
             regular = range(-(-(start + done + 1) // every) * every, end + done, every)
             for stop in sorted({*regular, *(b for b in self._borders if start + done < b < end + done)}):
-                yield start, stop - done
-                start = stop - done
+                if divides(stop - done):
+                    yield start, stop - done
+                    start = stop - done
             yield start, end
 
     def note(self, state: Any) -> None:

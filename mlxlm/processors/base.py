@@ -36,12 +36,16 @@ class Medium:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A prompt with media: token ids, and for each image or video which of them are its own, as (start, end)."""
+    """A prompt with media: token ids, and for each image or video which of them are its own, as (start, end).
+
+    ``indivisible``: every token sees all of the prompt, so that no beginning of it means anything without the rest.
+    """
 
     ids: list[int]
     items: tuple[tuple[int, int, Medium], ...] = ()
     join: Callable[[Sequence[Mapping[str, np.ndarray]]], dict[str, np.ndarray]] = field(
         default=lambda many: concatenated(many), repr=False)
+    indivisible: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,6 +73,8 @@ class Inputs:
 
     def prefix(self, n: int) -> int:
         """The longest prefix of at most ``n`` tokens that cuts no image or video."""
+        if self.indivisible:
+            return 0 if n < len(self.ids) else n
         return next((start for start, end, _ in self.items if start < n < end), n)
 
     def after(self, n: int) -> "Inputs":
@@ -76,7 +82,7 @@ class Inputs:
         if self.prefix(n) != n:
             raise MediaError("an image or a video can't be cut", where="prompt", found=f"token {n}")
         rest = tuple((a - n, b - n, item) for a, b, item in self.items if a >= n)
-        return Inputs(self.ids[n:], rest, self.join)
+        return Inputs(self.ids[n:], rest, self.join, self.indivisible)
 
 
 def concatenated(many: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -95,6 +101,7 @@ class Processor:
     markers: ClassVar[dict[str, str]] = {}
     places: ClassVar[dict[str, str]] = {}
     inline: ClassVar[dict[str, str]] = {}
+    both_ways: ClassVar[bool] = False  # the prompt's tokens all see each other
 
     def __init__(self, tokenizer, image_processor=None, video_processor=None, settings: Mapping[str, Any] | None = None,
                  config: Mapping[str, Any] | None = None):
@@ -220,7 +227,7 @@ class Processor:
             at = match.end()
         text = "".join([*pieces, text[at:]])
         ids = self.tokenizer.encode_prompt(text) if whole else self.tokenizer.encode(text, add_special_tokens=False)
-        return Inputs(ids, self._spans(ids, media), self.join)
+        return Inputs(ids, self._spans(ids, media), self.join, self.both_ways)
 
     def _check_counts(self, marked: list[tuple[str, re.Match]], sources: Sequence[Source]) -> None:
         for kind in ("image", "video"):

@@ -14,6 +14,7 @@ class PaliGemmaProcessor(Processor):
 
     markers: ClassVar = {"image": "<image>"}
     places: ClassVar = {"image": "<image>"}
+    both_ways = True
     default_image_processor = "SiglipImageProcessor"
 
     def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
