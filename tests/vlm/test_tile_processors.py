@@ -7,6 +7,11 @@ from PIL import Image
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
+from transformers.models.deepseek_vl.processing_deepseek_vl import DeepseekVLProcessor as HFDeepseek
+from transformers.models.deepseek_vl_hybrid.image_processing_pil_deepseek_vl_hybrid import (
+    DeepseekVLHybridImageProcessorPil,
+)
 from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeatureExtractor
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 from transformers.models.gemma4.processing_gemma4 import Gemma4Processor as HFGemma4
@@ -18,6 +23,7 @@ from transformers.models.mllama.image_processing_pil_mllama import MllamaImagePr
 from transformers.models.mllama.processing_mllama import MllamaProcessor as HFMllama
 
 from mlxlm.errors import ConfigError
+from mlxlm.processors.deepseek_vl import DeepseekVLImages, DeepseekVLProcessor, HybridImages
 from mlxlm.processors.fastvlm import FastImages, FastVLMProcessor
 from mlxlm.processors.gemma4 import Gemma4Images, Gemma4Processor, Gemma4Videos
 from mlxlm.processors.internvl import InternImages, InternVideos, InternVLChatProcessor, InternVLProcessor
@@ -208,3 +214,21 @@ def test_squares_and_ids_of_fastvlm(tokenizers, kind):
         # 128 pixels a side are 2 x 2 features, each with a place; the text between is read by itself.
         assert found.ids == [word["see"], *[-200] * 4, word["and"], *[-200] * 4]
         assert [item[:2] for item in found.items] == [(1, 5), (6, 10)]
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_squares_and_ids_of_deepseek_vl(tokenizers, hybrid):
+    settings = dict(size={"height": 48, "width": 48}, image_mean=[0.5, 0.4, 0.3])
+    settings |= {"high_res_size": {"height": 96, "width": 96}} if hybrid else {}
+    theirs = (DeepseekVLHybridImageProcessorPil if hybrid else DeepseekVLImageProcessorPil)(**settings)
+    ours = (HybridImages if hybrid else DeepseekVLImages)(**settings)
+    for size in SIZES:
+        expected, found = theirs(picture(size), return_tensors="np"), ours([picture(size)])
+        assert set(found) == set(expected)
+        for name, pixels in found.items():
+            close(pixels, expected[name], theirs.image_std)
+    reference = HFDeepseek(DeepseekVLImageProcessorPil(), tokenizers[0], num_image_tokens=9)
+    image = tokenizers[1].token_to_id("<|image|>")
+    processor = DeepseekVLProcessor(tokenizers[1], ours, None, {"num_image_tokens": 9}, {"image_token_id": image})
+    text, images = "see <|image|> and <|image|> that", [picture((30, 20)), picture((20, 30))]
+    assert processor(text, images=images).ids == reference(text=text, images=images)["input_ids"][0].tolist()
