@@ -1,4 +1,4 @@
-"""Templates that refuse messages, or leave parts out: they get what they can take, the user is told, no more changes."""
+"""Templates that refuse messages, or leave parts out: they get what they can take, and the user is told of it."""
 
 from __future__ import annotations
 
