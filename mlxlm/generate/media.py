@@ -38,6 +38,10 @@ def with_media(processor: Any, tokenizer: Any, prompt: Any, parameters: Any) -> 
     images, videos = parameters.images, parameters.videos
     given = images is not None or videos is not None
     readable = isinstance(prompt, str) or _is_messages(prompt)
+    if hasattr(prompt, "ids") and hasattr(prompt, "items") and not given:  # what a processor made: `Inputs`
+        reading = Encoding(tokenizer)
+        reading.media = prompt if prompt.items else None
+        return prompt.ids, reading
     if not hasattr(processor, "read"):
         if (given and (images or videos or images is None)) or (_is_messages(prompt) and _has_media(prompt)):
             raise MediaError("the model reads text only", where="images" if images else "prompt",

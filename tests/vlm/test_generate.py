@@ -1,0 +1,175 @@
+"""Vision-language models through load, generate and ChatSession, on a tiny Qwen 2.5 VL with a tokenizer of bytes."""
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mlxlm import generate, load, stream_generate
+from mlxlm.chat import ChatSession
+from mlxlm.decoder import Decoder
+from mlxlm.errors import GenerationError, MediaError
+from mlxlm.processors.base import Processor
+from mlxlm.processors.messages import MediaPolicy
+from mlxlm.text.tokenizer import Tokenizer
+from mlxlm.vlm import VisionLanguage
+
+from . import reference, tiny_processor
+from .cases_qwen import ROPE, VISION
+from .reference import Case
+
+SIZE = {"shortest_edge": 16 * 16, "longest_edge": 40 * 40}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A checkpoint with its tokenizer and processor files."""
+    path = tmp_path_factory.mktemp("tiny") / "model"
+    size = tiny_processor.tokenizer(path)
+    ids = {f"{kind}_token_id": tiny_processor.IDS[f"<|{kind}_pad|>"] for kind in ("image", "video")}
+    case = Case("qwen2_5_vl", "generate", text=dict(vocab_size=size, rope_parameters=ROPE, eos_token_id=2),
+                vision=dict(VISION, patch_size=4, window_size=16, fullatt_block_indexes=[1], tokens_per_second=2), root=ids,
+                image_token=ids["image_token_id"], video_token=ids["video_token_id"])
+    reference.save(reference.build(case), path)
+    settings = {"size": SIZE, "patch_size": 4, "image_processor_type": "Qwen2VLImageProcessor"}
+    (path / "preprocessor_config.json").write_text(json.dumps({**settings, "processor_class": "Qwen2_5_VLProcessor"}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return load(folder)
+
+
+def picture(seed: int, size=(40, 24)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+
+
+def fresh(model, processor, messages, **media) -> np.ndarray:
+    """The logits after a whole history, read at once with a new cache."""
+    inputs = processor(messages, **media)
+    return np.array(model(mx.array(inputs.ids)[None], cache=model.make_cache(), **inputs.media))[0, -1]
+
+
+def test_load_tells_one_from_the_other(folder, loaded):
+    model, processor = loaded
+    assert isinstance(model, VisionLanguage) and isinstance(processor, Processor)
+    assert isinstance(model.language_model, Decoder) and model.model_type == "qwen2_5_vl"
+    text, tokenizer = load(folder, text_only=True)
+    assert isinstance(text, Decoder) and isinstance(tokenizer, Tokenizer)
+    prompt = "Without a picture"
+    assert generate(model, processor, prompt, max_tokens=6) == generate(text, tokenizer, prompt, max_tokens=6)
+
+
+def test_answers_are_the_references(folder, loaded):
+    from transformers import AutoModelForImageTextToText
+
+    model, processor = loaded
+    theirs = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager").float().eval()
+    inputs = processor("What?", images=[picture(1), picture(2, (24, 40))])
+    media = {name: torch.from_numpy(np.array(x)) for name, x in inputs.media.items()}
+    ids = torch.tensor([inputs.ids])
+    types = (ids == tiny_processor.IDS["<|image_pad|>"]).long()
+    with torch.no_grad():
+        expected = theirs.generate(input_ids=ids, mm_token_type_ids=types, do_sample=False, max_new_tokens=8,
+                                   eos_token_id=2, **media)[0, ids.shape[1] :].tolist()
+    for step in (4, 512):
+        stream = stream_generate(model, processor, "What?", images=[picture(1), picture(2, (24, 40))], max_tokens=8,
+                                 prefill_step_size=step)
+        assert sum(1 for _ in stream) == len(stream.tokens) and stream.tokens == expected
+    assert stream.prompt.tolist() == inputs.ids
+    again = stream_generate(model, processor, inputs, max_tokens=8)
+    assert [piece.token for piece in again] == expected
+
+
+def test_a_conversation_with_images_in_its_first_and_third_turn(loaded):
+    model, processor = loaded
+    seen: list[np.ndarray] = []
+    chat = ChatSession(model, processor, max_tokens=5, top_logprobs=0)
+    history, images = [], []
+    model.features.clear()
+    for text, image in (("What is it?", picture(1)), ("And its colour?", None), ("This one?", picture(2, (24, 40)))):
+        before = model.features.nbytes
+        events = list(chat.stream(text, images=[image] if image else None))
+        if image is not None:
+            images.append(image)
+        content = [*([{"type": "image"}] if image else []), {"type": "text", "text": text}]
+        history.append({"role": "user", "content": content})
+        expected = fresh(model, processor, history, images=list(images))
+        seen.append(np.array(events[0].piece.logits))
+        assert np.abs(seen[-1] - expected).max() <= 1e-5 * expected.std()
+        assert (model.features.nbytes > before) == (image is not None)
+        history.append({"role": "assistant", "content": chat.messages[-1]["content"]})
+        last = events[-1].piece.stats
+        assert (last.cached_tokens > 0) == (len(seen) > 1)  # the next turn reads only what is new
+
+
+def test_another_picture_of_the_same_size_is_another_prompt(loaded):
+    model, processor = loaded
+    for store in (True, False):
+        chat = ChatSession(model, processor, max_tokens=4)
+        chat.respond("Look", images=[picture(5)])
+        chat.undo()
+        events = list(chat.stream("Look", images=[picture(6)]))
+        expected = fresh(model, processor, "Look", images=[picture(6)])
+        assert np.abs(np.array(events[0].piece.logits) - expected).max() <= 1e-5 * expected.std()
+
+
+def test_what_a_message_may_name(loaded, tmp_path):
+    model, processor = loaded
+    path = tmp_path / "a.png"
+    picture(1).save(path)
+    expected = processor("Look", images=str(path)).ids
+
+    def asked(source, **more):
+        parts = [{"type": "image", "image": source}, {"type": "text", "text": "Look"}]
+        return stream_generate(model, processor, [{"role": "user", "content": parts}], max_tokens=1, **more)
+
+    with pytest.raises(MediaError, match=r"messages\[0\].content\[0\].*may not name files"):
+        asked(str(path))
+    with pytest.raises(MediaError, match="may not name files"):
+        asked(f"file://{path}")
+    with pytest.raises(MediaError, match="only http and https"):
+        asked("ftp://example.com/a.png")
+    for source, more in ((path, {}), (path.read_bytes(), {}), (str(path), {"media_policy": MediaPolicy(local_paths=True)})):
+        assert asked(source, **more).prompt.tolist() == expected
+
+
+def test_media_where_they_make_no_sense(folder, loaded):
+    model, processor = loaded
+    text, tokenizer = load(folder, text_only=True)
+    with pytest.raises(MediaError, match="reads text only"):
+        generate(text, tokenizer, "Look", images=[picture(1)])
+    parts = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
+    with pytest.raises(MediaError, match="reads text only"):
+        generate(text, tokenizer, [{"role": "user", "content": parts}])
+    with pytest.raises(MediaError, match="text or messages"):
+        generate(model, processor, [1, 2, 3], images=[picture(1)])
+    with pytest.raises(MediaError, match="too many images"):
+        generate(model, processor, "Look", images=[picture(1)] * 3, media_policy=MediaPolicy(max_items=2))
+    inputs = processor("Look", images=[picture(1)])
+    with pytest.raises(GenerationError, match="doesn't keep as many places"):
+        model(mx.array(inputs.ids[:-40])[None], **inputs.media)
+    with pytest.raises(GenerationError, match="doesn't take"):
+        model(mx.array(inputs.ids)[None], **inputs.media, pixels=mx.zeros(1))
+
+
+def test_a_cancelled_prompt_leaves_a_cache_that_goes_on(loaded):
+    """The state stands where it stopped, images and positions too."""
+    model, processor = loaded
+    cache, stops = model.make_cache(), iter([False, False, False, True])
+    inputs = processor("Look at it and tell", images=[picture(1)])
+    stream = stream_generate(model, processor, inputs, cache=cache, prefill_step_size=5, cancel=lambda: next(stops, True))
+    assert [piece.finish_reason for piece in stream] == ["cancelled"]
+    done = inputs.prefix(cache.offset)
+    assert 0 < cache.offset < len(inputs.ids)
+    if cache.offset != done:
+        cache.trim(cache.offset - done)
+    rest = inputs.after(done)
+    logits = model(mx.array(rest.ids)[None], cache=cache, **rest.media)[0, -1]
+    expected = fresh(model, processor, "Look at it and tell", images=[picture(1)])
+    assert np.abs(np.array(logits) - expected).max() <= 1e-5 * expected.std()
