@@ -26,7 +26,7 @@ Item = dict[str, mx.array]
 
 @dataclass(frozen=True)
 class Rows:
-    """What a tower makes of one image: ``first`` (n, dim) for the embeddings, ``later`` for what layers 0, 1, … give."""
+    """What a tower makes of one image: ``first`` (n, dim) to embed, ``later`` to add to what layers 0, 1, … give."""
 
     first: mx.array
     later: tuple[mx.array, ...] = ()
@@ -269,8 +269,9 @@ class VisionLanguage(nn.Module):
         deep: dict[Any, mx.array] = {}
         for token, rows in seen.items():
             for i in range(len(rows[0].later)):
-                x = deep.get(("after", i), mx.zeros((*tokens.shape, rows[0].later[i].shape[-1]), rows[0].later[i].dtype))
-                deep["after", i] = place(mx.concatenate([r.later[i] for r in rows]), x, tokens == token)
+                new = mx.concatenate([r.later[i] for r in rows])
+                x = deep.get(("after", i), mx.zeros((*tokens.shape, new.shape[-1]), new.dtype))
+                deep["after", i] = place(new, x, tokens == token)
         return deep
 
     def whole(self, tokens: mx.array, shared: dict[Any, mx.array]) -> tuple[tuple[int, int], ...]:

@@ -42,9 +42,9 @@ def rows_first(weights: dict[str, mx.array], config: Config) -> dict[str, mx.arr
     for name, down in weights.items():
         head, found, _ = name.partition(".experts.down_proj")
         up = weights.get(f"{head}.experts.gate_up_proj")
-        if name.endswith(".experts.down_proj") and found and up is not None:
-            if (down.shape[-2:], up.shape[-2:]) == ((inner, hidden), (hidden, 2 * inner)):
-                out[name], out[f"{head}.experts.gate_up_proj"] = down.swapaxes(-1, -2), up.swapaxes(-1, -2)
+        if not found or up is None or (down.shape[-2:], up.shape[-2:]) != ((inner, hidden), (hidden, 2 * inner)):
+            continue
+        out[name], out[f"{head}.experts.gate_up_proj"] = down.swapaxes(-1, -2), up.swapaxes(-1, -2)
     return out
 
 

@@ -112,7 +112,8 @@ def _get(parts: SplitResult, address: Address, deadline: float, limit: int) -> b
             raise MediaError(f"the server answers {response.status} {response.reason[:40]}", found=host[:80])
         return _body(response, connection, deadline, limit, host)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise MediaError(f"it can't be fetched ({type(error).__name__}: {str(error)[:100]})", found=host[:80]) from error
+        told = f"{type(error).__name__}: {str(error)[:100]}"
+        raise MediaError(f"it can't be fetched ({told})", found=host[:80]) from error
     finally:
         with suppress(OSError):
             connection.close()

@@ -129,6 +129,8 @@ def _decoded(data: bytes, policy: MediaPolicy, where: str) -> "Image":
             return image
     except MediaError:
         raise
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"the image has too many pixels ({error})", where=where) from error
     except UnidentifiedImageError as error:
         raise MediaError("no image that can be read", where=where, found=f"{len(data):,} bytes beginning {data[:8]!r}",
                          expected="PNG, JPEG, WebP, GIF, TIFF, BMP or another format of Pillow's") from error

@@ -1,8 +1,8 @@
-"""Qwen's processors, and GLM-OCR's which differs in names: images in patches of merged blocks, videos in pairs of frames."""
+"""Qwen's processors and GLM-OCR's: images in patches of merged blocks, videos in pairs of frames."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -20,7 +20,6 @@ class Patched:
     patch_size: int = 14
     temporal_patch_size: int = 2
     merge_size: int = 2
-    size: Any
 
     def _limits(self, settings: Mapping[str, Any]) -> None:
         """``min_pixels`` and ``max_pixels`` are the older words for the two of ``size``."""
@@ -52,7 +51,7 @@ class Patched:
 class QwenImages(Patched, ImageProcessor):
     """Qwen 2 VL's image processor, which 2.5 and 3 use with other settings."""
 
-    size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
+    size: ClassVar = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
     image_mean, image_std = CLIP_MEAN, CLIP_STD
 
     def __init__(self, **settings: Any):
@@ -76,7 +75,7 @@ class QwenImages(Patched, ImageProcessor):
 class QwenVideos(Patched, VideoProcessor):
     """Qwen 2 VL's video processor, also that of 2.5: at 2 frames a second unless told otherwise."""
 
-    size = {"shortest_edge": 128 * 28 * 28, "longest_edge": 28 * 28 * 768}
+    size: ClassVar = {"shortest_edge": 128 * 28 * 28, "longest_edge": 28 * 28 * 768}
     image_mean, image_std = CLIP_MEAN, CLIP_STD
     fps: float | None = 2.0
     min_frames: int = 4
@@ -112,7 +111,7 @@ class QwenVideos(Patched, VideoProcessor):
 class Qwen3Videos(QwenVideos):
     """Qwen 3 VL's video processor: its limits are those of all frames together."""
 
-    size = {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768}
+    size: ClassVar = {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768}
     image_mean, image_std = HALF, HALF
     patch_size = 16
 
@@ -135,7 +134,7 @@ class Qwen3Videos(QwenVideos):
 class GlmImages(QwenImages):
     """GLM's image processor: as Qwen's, but that an image counts as many frames as a patch takes."""
 
-    size = {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000}
+    size: ClassVar = {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000}
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         least, most, together = self.size["shortest_edge"], self.size["longest_edge"], self.temporal_patch_size
@@ -162,9 +161,9 @@ def smart_resize_all(frames: int, height: int, width: int, factor: int, together
 class Qwen2VLProcessor(Processor):
     """A marker of the template becomes as many of itself as the grid has merged patches."""
 
-    markers = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+    markers: ClassVar = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
     places = markers
-    inline = {kind: f"<|vision_start|>{token}<|vision_end|>" for kind, token in markers.items()}
+    inline: ClassVar = {kind: f"<|vision_start|>{token}<|vision_end|>" for kind, token in markers.items()}
     default_image_processor = "Qwen2VLImageProcessor"
     default_video_processor = "Qwen2VLVideoProcessor"
 
@@ -202,9 +201,9 @@ class Qwen3VLProcessor(Qwen2VLProcessor):
 class GlmOcrProcessor(Processor):
     """GLM-OCR's, which reads images."""
 
-    markers = {"image": "<|image|>"}
+    markers: ClassVar = {"image": "<|image|>"}
     places = markers
-    inline = {"image": "<|begin_of_image|><|image|><|end_of_image|>"}
+    inline: ClassVar = {"image": "<|begin_of_image|><|image|><|end_of_image|>"}
     default_image_processor = "Glm46VImageProcessor"
 
     def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:

@@ -37,9 +37,9 @@ class ImageProcessor:
 
     def __init__(self, **settings: Any):
         for name, value in settings.items():
-            if value is not None and not name.startswith("_") and hasattr(type(self), name):
-                if not callable(getattr(type(self), name)):
-                    setattr(self, name, value)
+            known = not name.startswith("_") and hasattr(type(self), name)
+            if value is not None and known and not callable(getattr(type(self), name)):
+                setattr(self, name, value)
         if isinstance(self.size, Mapping):
             self.size = dict(self.size)
 

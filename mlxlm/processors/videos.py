@@ -120,7 +120,8 @@ def _from_film(source: Source, policy: MediaPolicy, processor: VideoProcessor) -
         fps = float(stream.average_rate or stream.guessed_rate or stream.base_rate or 0)
         total = stream.frames or _counted(container)
         if not 0 < total <= MOST_FRAMES or not 0 < fps < 1e4:
-            raise MediaError("not a length that can be taken", where=source.where, found=f"{total} frames, {fps} a second")
+            raise MediaError("not a length that can be taken", where=source.where,
+                             found=f"{total} frames, {fps} a second")
         indices = processor.sample(total, fps)
         if not 0 < len(indices) <= policy.max_frames:
             raise MediaError("too many frames would be taken", where=source.where, found=len(indices),
@@ -140,9 +141,9 @@ def _container(source: Source, policy: MediaPolicy) -> Iterator[Any]:
         import av
     except ImportError as error:
         raise MediaError("videos need the package av", where=source.where, hint="pip install 'mlxlm[video]'") from error
-    opened = _file(source, policy)
+    opened, closed = _file(source, policy), {"format_whitelist": CONTAINERS, "protocol_whitelist": "-"}
     try:
-        with opened as file, av.open(file, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "-"}) as found:
+        with opened as file, av.open(file, options=closed) as found:
             if not found.streams.video:
                 raise MediaError("it has no pictures", where=source.where)
             yield found

@@ -1,4 +1,4 @@
-"""Qwen 2 VL: the first of its towers, with LayerNorms and plain MLPs, before Qwen 2 with positions in three directions."""
+"""Qwen 2 VL: a tower with LayerNorms and plain MLPs, before Qwen 2 with positions in three directions."""
 
 from dataclasses import dataclass, field
 from functools import partial

@@ -161,7 +161,7 @@ def test_films(pair, tmp_path, frames, rate):
 
 
 def test_films_from_bytes_and_frames(pair, tmp_path):
-    kind, ours, theirs = pair
+    kind, ours, _ = pair
     if kind == "glm_ocr":
         pytest.skip("no videos")
     path = film(tmp_path / "film.mp4", 30, 10)
@@ -179,14 +179,14 @@ def test_films_from_bytes_and_frames(pair, tmp_path):
 def test_counts_that_do_not_fit(pair):
     _, ours, _ = pair
     marker, picture = ours._inline("image"), photo(97, 61)
-    with pytest.raises(MediaError, match="as many images are needed as the prompt has markers.*found 1; expected 2"):
+    with pytest.raises(MediaError, match=r"as many images are needed as the prompt has markers.*found 1; expected 2"):
         ours(f"{marker} {marker}", images=picture)
     with pytest.raises(MediaError, match="found 2; expected 1"):
         ours(f"{marker}", images=[picture, picture])
     waiting = [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}]
     with pytest.raises(MediaError, match=r"messages\[0\].content\[1\].*without a source"):
         ours(waiting, images=picture)
-    with pytest.raises(MediaError, match="more images than parts.*found 3; expected 2"):
+    with pytest.raises(MediaError, match=r"more images than parts.*found 3; expected 2"):
         ours(waiting, images=[picture] * 3)
     with pytest.raises(MediaError, match="as many images"):
         ours([{"role": "user", "content": f"A literal {marker} in text."}])
