@@ -15,6 +15,7 @@ import mlx.nn as nn
 from ..cache import KVCache, SlidingCache
 from ..kernels import modules, ops
 from .attention import Attention, attend
+from .experts import Experts, ExpertsMLP, QuantizedSwitchLinear
 from .mlp import GatedMLP, geglu, swiglu
 from .norms import RMSNorm, UnitOffsetRMSNorm
 from .rope import RoPE
@@ -139,6 +140,28 @@ def run(block: Any, parts: tuple, x: mx.array, cache: Any, step: Any) -> tuple[m
     if type(cache) is SlidingCache:
         cache.stored += x.shape[1]
     return done[0], plan.with_mlp
+
+
+def experts(module: Any, x: mx.array, picks: mx.array, weights: mx.array) -> mx.array:
+    """What the picked experts of ``module`` make of x (..., dim), weighted by (..., k) and summed."""
+    if ops.native is not None and picks.size <= MOST * picks.shape[-1]:
+        linears = _expert_linears(module)
+        if linears and all(type(linear) is QuantizedSwitchLinear for linear in linears):
+            given = [(m.mode, m.group_size, m.bits, "bias" in m) for m in linears]
+            arrays = [m[name] for m in linears for name in ("weight", "scales", "biases", "bias") if name in m]
+            y = ops.native.experts_step(x, picks, weights, given, arrays, _GATES.get(getattr(module, "_glu", None), ""))
+            if y is not None:
+                return y
+    return (module(x, picks) * weights[..., None]).sum(-2).astype(x.dtype)
+
+
+def _expert_linears(module: Any) -> tuple[Any, ...]:
+    """The linears of experts that the kernels know, gate and up first; none of others."""
+    if type(module) is Experts and module._glu in _GATES:
+        return module.gate_proj, module.up_proj, module.down_proj
+    if type(module) is ExpertsMLP and module._act is nn.relu2:
+        return module.fc1, module.fc2
+    return ()
 
 
 def _place(cache: Any, length: int) -> tuple[int, int] | None:

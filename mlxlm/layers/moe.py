@@ -6,6 +6,8 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
+from . import fused
+
 
 def top_k(k: int, *, softmax_first: bool = True, normalise: bool = True) -> Callable:
     """A route from logits to (picks, weights): the k best, softmaxed before or after they are chosen."""
@@ -100,7 +102,7 @@ class SparseMoE(nn.Module):
     def chosen(self, x: mx.array) -> mx.array:
         """What the chosen experts make of ``x``, without the shared ones."""
         picks, weights = self.pick(x)
-        return (self[self._names[1]](x, picks) * weights[..., None]).sum(-2).astype(x.dtype)
+        return fused.experts(self[self._names[1]], x, picks, weights)
 
     def pick(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """Which experts, and how much each counts: (..., k) twice."""
@@ -118,8 +120,7 @@ class LatentMoE(SparseMoE):
 
     def chosen(self, x: mx.array) -> mx.array:
         picks, weights = self.pick(x)
-        y = (self["switch_mlp"](self.fc1_latent_proj(x), picks) * weights[..., None]).sum(-2).astype(x.dtype)
-        return self.fc2_latent_proj(y)
+        return self.fc2_latent_proj(fused.experts(self["switch_mlp"], self.fc1_latent_proj(x), picks, weights))
 
 
 class SharedGateMoE(SparseMoE):

@@ -204,6 +204,24 @@ def test_a_copied_cache_goes_its_own_way():
     np.testing.assert_array_equal(numbers(state[0].keys[:, :, :3]), numbers(other[0].keys[:, :, :3]))
 
 
+def address(a: mx.array) -> int:
+    return np.array(a, copy=False).__array_interface__["data"][0]
+
+
+def test_the_buffers_are_written_in_place():
+    block = make_block(PreNorm)
+    state = State([block.make_cache()])
+    x = mx.random.normal((1, 3, DIM), key=mx.random.key(0))
+    block(x, state[0], Step(3, state))
+    mx.eval(state.arrays)
+    before = [address(a) for a in state.arrays]
+    for offset in (3, 4):
+        state.offset = offset
+        block(x[:, :1], state[0], Step(1, state))
+        mx.eval(state.arrays)
+    assert [address(a) for a in state.arrays] == before
+
+
 def test_gradients_of_one_position():
     block = make_block(PreNorm, head_norms=True, bias=True)
     x = mx.random.normal((1, 1, DIM), key=mx.random.key(0))

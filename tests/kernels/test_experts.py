@@ -1,13 +1,18 @@
 """Matmul with experts, quantized and dense, sorted and not, against float64."""
 
+from typing import Any
+
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_reference import DTYPES, check, dequantized, numbers, random
+from mlx.utils import tree_flatten
 
 from mlxlm.kernels import ops
+from mlxlm.layers import Experts, ExpertsMLP, fused, geglu, swiglu
 
 dtypes = st.sampled_from(list(DTYPES.values()))
 
@@ -103,3 +108,66 @@ def test_gradients_are_the_plain_ones():
     y = expert_rows(numbers(x), np.array(picks), numbers(w))
     want = (2 * y @ numbers(w)[np.array(picks)]).sum(1, keepdims=True)
     check(got, want, 200)
+
+
+class Weighted:
+    """Layers of experts with random weights, and what they make of rows in plain steps."""
+
+    def __init__(self, kind, glu, bias, quantized, dtype, seed):
+        self.layer = Experts(64, 96, 7, glu=glu, bias=bias) if kind is Experts else ExpertsMLP(
+            64, 96, 7, act=nn.relu2, bias=bias)
+        rng = np.random.default_rng(seed)
+        weights: Any = tree_flatten(self.layer.parameters())
+        self.layer.load_weights([(name, random(rng, w.shape, dtype, 0.3)) for name, w in weights])
+        if quantized:
+            nn.quantize(self.layer, **quantized)
+
+
+@given(
+    kind=st.sampled_from((Experts, ExpertsMLP)), glu=st.sampled_from((swiglu, geglu)), bias=st.booleans(),
+    quantized=st.sampled_from((None, {"group_size": 32, "bits": 4}, {"group_size": 32, "bits": 3}, {"mode": "mxfp4"})),
+    dtype=st.sampled_from(list(DTYPES.values())), weight_type=st.sampled_from((mx.float32, mx.bfloat16)),
+    shape=st.sampled_from(((1, 1), (2, 3), (8,), (3, 7))), k=st.integers(1, 5), seed=st.integers(0, 99),
+)
+def test_a_step_of_the_chosen_experts(kind, glu, bias, quantized, dtype, weight_type, shape, k, seed):
+    layer = Weighted(kind, glu, bias, quantized, dtype, seed).layer
+    rng = np.random.default_rng(seed)
+    x, picks = random(rng, (*shape, 64), dtype), mx.array(rng.integers(0, 7, (*shape, k)))
+    weights = mx.array(rng.random((*shape, k), np.float32)).astype(weight_type)
+    got = fused.experts(layer, x, picks, weights)
+    want = (layer(x, picks).astype(mx.float32) * weights.astype(mx.float32)[..., None]).sum(-2)
+    assert got.dtype == dtype
+    tolerance = {mx.float32: 2e-5, mx.float16: 5e-3, mx.bfloat16: 4e-2}[dtype]
+    np.testing.assert_allclose(numbers(got), numbers(want), rtol=0, atol=tolerance * abs(numbers(want)).max())
+
+
+@pytest.mark.parametrize("kind", [Experts, ExpertsMLP])
+def test_the_step_runs_and_has_gradients(kind):
+    layer = Weighted(kind, swiglu, True, {"group_size": 32, "bits": 4}, mx.float32, 0).layer
+    rng = np.random.default_rng(0)
+    x, picks, weights = random(rng, (2, 64)), mx.array(rng.integers(0, 7, (2, 3))), random(rng, (2, 3))
+    given = [(m.mode, m.group_size, m.bits, True) for m in fused._expert_linears(layer)]
+    arrays = [m[n] for m in fused._expert_linears(layer) for n in ("weight", "scales", "biases", "bias")]
+
+    def step(x, weights):
+        return fused.ops.native.experts_step(x, picks, weights, given, arrays, "silu").square().sum()
+
+    def parts(x, weights):
+        return (layer(x, picks) * weights[..., None]).sum(-2).square().sum()
+
+    got, want = (mx.grad(f, argnums=(0, 1))(x, weights) for f in (step, parts))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(numbers(a), numbers(b), rtol=1e-3, atol=1e-4 * abs(numbers(b)).max())
+
+
+def test_arrays_that_do_not_belong_together_are_declined():
+    layer = Weighted(Experts, swiglu, False, {"group_size": 32, "bits": 4}, mx.float32, 0).layer
+    given = [(m.mode, m.group_size, m.bits, False) for m in fused._expert_linears(layer)]
+    arrays = [m[n] for m in fused._expert_linears(layer) for n in ("weight", "scales", "biases")]
+    x, picks, weights = mx.ones((2, 64)), mx.zeros((2, 3), mx.int32), mx.ones((2, 3))
+    step = fused.ops.native.experts_step
+    assert step(x, picks, weights, given, arrays, "silu") is not None
+    assert step(x[:, :32], picks, weights, given, arrays, "silu") is None
+    assert step(x, picks[:1], weights, given, arrays, "silu") is None
+    assert step(x, picks, weights, given, [*arrays[:6], *arrays[:3]], "silu") is None
+    assert step(x, picks, weights, given, arrays[:-1], "silu") is None

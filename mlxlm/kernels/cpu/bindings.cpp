@@ -30,7 +30,7 @@ static std::optional<std::string> choose(const std::string& forced) {
 }
 
 // (mode or None for a dense layer, group, bits, whether it has a bias)
-using LinearGiven = std::tuple<std::optional<std::string>, int, int, bool>;
+using LinearGiven = std::tuple<std::optional<std::string>, std::optional<int>, std::optional<int>, bool>;
 
 static LinearShape linear_shape(const LinearGiven& given) {
   const auto& [mode, group, bits, bias] = given;
@@ -61,6 +61,14 @@ static std::shared_ptr<const BlockShape> make_block(int heads, int kv_heads, int
   return s;
 }
 
+static MaybeArray experts_step(const mx::array& x, const mx::array& picks, const mx::array& weights,
+                               const std::vector<LinearGiven>& linears, const std::vector<mx::array>& arrays,
+                               const std::string& gate) {
+  std::vector<LinearShape> shapes;
+  for (const LinearGiven& given : linears) shapes.push_back(linear_shape(given));
+  return op_experts_step(x, picks, weights, shapes, arrays, gate == "gelu" ? Gate::gelu_tanh : Gate::silu);
+}
+
 static auto run_block(const std::shared_ptr<const BlockShape>& shape, const mx::array& x,
                       const std::vector<mx::array>& arrays, const mx::array& keys, const mx::array& values, int start,
                       int first, const std::variant<int, mx::array>& offset,
@@ -69,6 +77,7 @@ static auto run_block(const std::shared_ptr<const BlockShape>& shape, const mx::
 }
 
 NB_MODULE(_cpu, m) {
+  m.def("experts_step", &experts_step, "x"_a, "picks"_a, "weights"_a, "linears"_a, "arrays"_a, "gate"_a);
   nb::class_<BlockShape>(m, "Block")
       .def_static("make", &make_block, "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a, "head_norms"_a, "sinks"_a,
                   "rope"_a.none(), "linears"_a, "norms"_a, "gate"_a.none());

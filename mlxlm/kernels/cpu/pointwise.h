@@ -100,6 +100,18 @@ void gated(Dtype type, Gate kind, const void* gate, const void* up, void* out, i
   });
 }
 
+void squared_relu(Dtype type, void* x, int64_t count) {
+  by_type(type, [&]<class T>(T*) {
+    T* p = (T*)x;
+    for (int64_t i = 0; i < count; i += W) {
+      const int n = int(lesser(count - i, int64_t(W)));
+      const V v = n == W ? load(p + i) : load_n(p + i, n), open = v < 0.f ? V{} : v;  // NaN stays
+      if (n == W) store(p + i, open * open);
+      else store_n(p + i, open * open, n);
+    }
+  });
+}
+
 void add(Dtype type, const void* a, const void* b, void* out, int64_t count) {
   by_type(type, [&]<class T>(T*) {
     for (int64_t i = 0; i < count; i += W) {

@@ -9,7 +9,7 @@ namespace mlxlm {
 struct LinearShape {
   bool quantized = false, has_biases = false, has_bias = false;
   std::string mode;
-  int group = 0, bits = 0;
+  std::optional<int> group, bits;  // the mode's own where there is none
 
   int arrays() const { return 1 + (quantized ? 1 : 0) + (has_biases ? 1 : 0) + (has_bias ? 1 : 0); }
   // Whether the arrays from inputs[first] on are such a layer from K numbers of `type` to `N` (any where N is 0).
@@ -60,5 +60,10 @@ void project_gated(const Projection& gate, const Projection& up, Gate act, Rows 
                    Arena& arena);
 // out = residual + x by p; `residual` may be null.
 void project_onto(const Projection& p, Rows rows, const void* x, const void* residual, void* out);
+
+// y (..., K) = for each row of x the sum over its picks (..., k) of weights times down(act(gate(x)) * up(x)), or of
+// down(relu(x by the first) ^ 2) for two linears; each is a stack of one matrix an expert. Nothing where it can't be done.
+MaybeArray op_experts_step(const mx::array& x, const mx::array& picks, const mx::array& weights,
+                           const std::vector<LinearShape>& linears, const std::vector<mx::array>& arrays, Gate act);
 
 }  // namespace mlxlm
