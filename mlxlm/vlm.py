@@ -223,11 +223,11 @@ class VisionLanguage(nn.Module):
         return super().update(*args, **kwargs)
 
     def __call__(self, tokens: mx.array, cache: State | Sequence | None = None, **media: mx.array | None) -> mx.array:
-        media = {name: x for name, x in media.items() if x is not None}
-        if not media:
+        given = {name: x for name, x in media.items() if x is not None}
+        if not given:
             return self.language_model(tokens, cache=cache)
         state = self.make_cache() if cache is None else cache if isinstance(cache, State) else State(cache)
-        return self.speak(self.merge(tokens, state, media), state)
+        return self.speak(self.merge(tokens, state, given), state)
 
     def speak(self, prompt: Prompt, state: State) -> mx.array:
         """Logits of a prompt or of a part of one; the state advances, and knows from then on where text goes on."""
@@ -254,15 +254,16 @@ class VisionLanguage(nn.Module):
     def embedded(self, tokens: mx.array, seen: dict[int, list[Rows]]) -> Any:
         """Embeddings with the rows in place; ``seen`` is what was seen, by the token that keeps its places."""
 
-        def fill(x: mx.array) -> mx.array:
-            for token, rows in seen.items():
-                x = place(mx.concatenate([r.first for r in rows]), x, tokens == token)
-            return x
-
         plain = tokens
         for token in seen:  # some vocabularies have no row for it
             plain = mx.where(plain == token, 0, plain)
-        return self.backbone.embed(plain, fill)
+        return self.backbone.embed(plain, lambda x: self.filled(x, tokens, seen))
+
+    def filled(self, x: mx.array, tokens: mx.array, seen: dict[int, list[Rows]]) -> mx.array:
+        """``x`` with the rows of what was seen in their places."""
+        for token, rows in seen.items():
+            x = place(mx.concatenate([r.first for r in rows]), x, tokens == token)
+        return x
 
     def shared(self, tokens: mx.array, seen: dict[int, list[Rows]]) -> dict[Any, mx.array]:
         """What the layers need beside the embeddings: what they add to their outputs, if the tower made it."""
@@ -285,7 +286,7 @@ class VisionLanguage(nn.Module):
 
     def _seen(self, sight: Sight, tokens: mx.array, media: Mapping[str, mx.array]) -> list[Rows]:
         rows = [self.features.get(item, sight.look) for item in sight.items(media)]
-        room, made = int((tokens == sight.token).sum().item()), sum(r.first.shape[0] for r in rows)
+        room, made = int(np.array(tokens == sight.token).sum()), sum(r.first.shape[0] for r in rows)
         if room != made:
             raise GenerationError(
                 "the prompt doesn't keep as many places for media as the media need", where=sight.names[0],

@@ -1,7 +1,17 @@
 """The cases of Gemma 4: grids of any shape padded to one length, images read both ways within the window or not."""
 
-import numpy as np
+import json
+from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
+from torch import nn
+from transformers import Gemma3nAudioConfig, Gemma3nConfig, Gemma3nForConditionalGeneration, Gemma3nVisionConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.gemma3n import modeling_gemma3n
+
+from . import mobilenet_reference as mobilenet
+from . import reference
 from .reference import Case, token_types
 
 MOST, PATCH, POOL = 72, 4, 3  # patches that the arrays have room for, pixels along one's side, patches pooled to one
@@ -50,4 +60,58 @@ CASES = (
         text={**TEXT, "use_bidirectional_attention": "vision", "hidden_size_per_layer_input": 0},
         vision={**VISION, "use_clipped_linears": True, "standardize": True}, values={**STEEP, **BOUNDS}, **COMMON,
     ),
+)  # fmt: skip
+
+# Gemma 3n: transformers' model around a tower in plain PyTorch, as it takes its own from timm.
+
+IMAGE_3N, FIRST = 90, 80  # the vision side's vocabulary: the ids from 80 to 95, the image's among them
+TEXT_3N = dict(
+    head_dim=16, sliding_window=6, num_hidden_layers=4, num_kv_shared_layers=2, hidden_size_per_layer_input=8,
+    vocab_size_per_layer_input=FIRST, activation_sparsity_pattern=[0.0, 0.9, 0.0, 0.0], laurel_rank=8,
+    layer_types=["sliding_attention", "full_attention"] * 2,
+)  # fmt: skip
+
+
+class Tower(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.timm_model = mobilenet.Encoder()
+
+    def forward(self, pixel_values, **_):
+        return BaseModelOutputWithPooling(last_hidden_state=self.timm_model(pixel_values))
+
+
+def around_tower(case):
+    """transformers' model, whose towers it would ask timm for, saved with a config that tells of this one."""
+    vision = Gemma3nVisionConfig(hidden_size=mobilenet.OUT, vocab_size=16, vocab_offset=FIRST)
+    audio = Gemma3nAudioConfig(hidden_size=16, vocab_size=4, vocab_offset=96)
+    config = Gemma3nConfig(
+        text_config={**reference.text_settings(case)}, vision_config=vision, audio_config=audio, image_token_id=IMAGE_3N,
+        vision_soft_tokens_per_image=mobilenet.SIDE**2,
+    )  # fmt: skip
+    auto, made = modeling_gemma3n.AutoModel, {"gemma3n_vision": Tower, "gemma3n_audio": nn.Identity}
+    with patch.object(auto, "from_config", lambda c, real=auto.from_config: made.get(c.model_type, lambda: real(c))()):
+        model = Gemma3nForConditionalGeneration(config)
+    model.set_attn_implementation({"text_config": "eager"})
+    write = model.save_pretrained
+
+    def save(folder):
+        write(folder)
+        path = Path(folder) / "config.json"
+        raw = json.loads(path.read_text())
+        raw["vision_config"] |= {"blocks": mobilenet.STAGES, "stem_size": mobilenet.STEM, "output_side": mobilenet.SIDE}
+        path.write_text(json.dumps(raw))
+
+    model.save_pretrained = save
+    return model
+
+
+def pictures(sizes, rng):
+    """Images of 64 pixels a side, 4 rows each."""
+    return {"pixel_values": rng.standard_normal((len(sizes), 3, 64, 64)).astype(np.float32)}, [4] * len(sizes)
+
+
+CASES += (
+    Case("gemma3n", "image", text=TEXT_3N, make=around_tower, media=pictures, sizes=((64,), (64,)), video_token=FIRST,
+         values={"layer_scale.gamma": (0.3, 1.0)}),
 )  # fmt: skip

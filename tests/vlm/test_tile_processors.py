@@ -25,9 +25,11 @@ from transformers.models.mllama.processing_mllama import MllamaProcessor as HFMl
 from mlxlm.errors import ConfigError
 from mlxlm.processors.deepseek_vl import DeepseekVLImages, DeepseekVLProcessor, HybridImages
 from mlxlm.processors.fastvlm import FastImages, FastVLMProcessor
+from mlxlm.processors.gemma3n import Gemma3nProcessor
 from mlxlm.processors.gemma4 import Gemma4Images, Gemma4Processor, Gemma4Videos
 from mlxlm.processors.internvl import InternImages, InternVideos, InternVLChatProcessor, InternVLProcessor
 from mlxlm.processors.mllama import MllamaImages, MllamaProcessor
+from mlxlm.processors.squares import SiglipImageProcessor
 from mlxlm.text.tokenizer import Tokenizer
 from mlxlm.vlms.mllama import ranges
 
@@ -232,3 +234,19 @@ def test_squares_and_ids_of_deepseek_vl(tokenizers, hybrid):
     processor = DeepseekVLProcessor(tokenizers[1], ours, None, {"num_image_tokens": 9}, {"image_token_id": image})
     text, images = "see <|image|> and <|image|> that", [picture((30, 20)), picture((20, 30))]
     assert processor(text, images=images).ids == reference(text=text, images=images)["input_ids"][0].tolist()
+
+
+def test_prompts_of_gemma3n(tokenizers):
+    from transformers.models.gemma3n.feature_extraction_gemma3n import Gemma3nAudioFeatureExtractor
+    from transformers.models.gemma3n.processing_gemma3n import Gemma3nProcessor as HF
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    settings = dict(size={"height": 64, "width": 64}, do_normalize=False)
+    theirs = HF(Gemma3nAudioFeatureExtractor(), SiglipImageProcessorPil(**settings), tokenizers[0], image_seq_length=4)
+    ids = {name: tokenizers[1].token_to_id(word) for name, word in
+           (("boi_token_id", "<boi>"), ("eoi_token_id", "<eoi>"), ("image_token_id", "<|image|>"))}
+    ours = Gemma3nProcessor(tokenizers[1], SiglipImageProcessor(**settings), None, {"image_seq_length": 4}, ids)
+    text, images = "see <|image|> and that <|image|>", [picture((90, 40)), picture((64, 80), 1)]
+    expected, found = theirs(text=text, images=images, return_tensors="np"), ours(text, images=images)
+    assert found.ids == expected["input_ids"][0].tolist()
+    close(np.array(found.media["pixel_values"]), expected["pixel_values"], [1.0])
