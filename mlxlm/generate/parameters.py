@@ -7,11 +7,11 @@ from ..errors import GenerationError
 from .checks import function, integer, several, shown, unknown
 from .logits import LogitsProcessor, make_logits_processors
 from .sample import Sampler, make_sampler
+from .tool_choice import chosen_tool
 
 ALIASES = {"temp": "temperature", "prompt_cache": "cache", "thinking": "enable_thinking"}
 """Other names that parameters go by: mlx-lm's, and some templates'."""
 
-TOOL_CHOICES = ("auto", "none")
 
 _SAMPLING = ("temperature", "top_p", "min_p", "min_tokens_to_keep", "top_k", "xtc_probability",
              "xtc_threshold", "xtc_special_tokens", "seed")
@@ -31,6 +31,10 @@ class GenerateParameters:
     logits_processors: run after those that the penalties make.
     cancel: a threading.Event, or a function that returns a bool: ends generation between two tokens.
     prefix_store: a `PrefixStore`, which gives a cache for the beginning that it knows and keeps this one's.
+    draft: a smaller model, what `load` gave for one, "lookup" or "mtp": guesses tokens that are then read in one pass.
+        False for none, though the model was loaded with one. The answer is the same.
+    num_draft_tokens: how many tokens to guess at most; fewer where guesses turn out wrong.
+    prompt_lookup: guess what followed the last few tokens when they stood in the text before.
     top_logprobs: each piece lists so many of the likeliest tokens.
     response_format: what the answer must be: a JSON schema, a type, a pattern, choices, a grammar; see `as_grammars`.
     images, videos: one or several, for a vision-language model; see docs/vision.md for what each may be. They fill the
@@ -38,7 +42,8 @@ class GenerateParameters:
     media_policy: a `MediaPolicy`: what media a message may name, and how large they may be.
     template_kwargs: further variables of the chat template, where the prompt is a list of messages.
     tools: what the model may call: functions, pydantic models, or JSON schemas (dicts).
-    tool_choice: "auto", or "none" to leave the tools out of this answer.
+    tool_choice: "auto"; "none" to leave the tools out of this answer; "required" for calls and nothing else; or the
+        name of the one tool to call. A tool with ``strict`` is held to its schema under "auto" too.
     enable_thinking: turns the model's reasoning on or off, by whatever name its chat template has for that.
     reasoning_budget: after so many tokens of reasoning its end is written, and the answer begins.
     parse: whether reasoning and calls are told apart from the text; None: where the prompt is a list of messages.
@@ -70,6 +75,9 @@ class GenerateParameters:
     kv_group_size: int = 64
     quantized_kv_start: int = 5000
     prefix_store: Any = None
+    draft: Any = None
+    num_draft_tokens: int | None = None
+    prompt_lookup: Any = False
     prefill_step_size: int = 512
     prompt_progress_callback: Callable[[int, int], Any] | None = None
     beyond_context: bool = False
@@ -77,7 +85,7 @@ class GenerateParameters:
     top_logprobs: int = 0
     response_format: Any = None
     tools: Sequence[Any] | None = None
-    tool_choice: str = "auto"
+    tool_choice: Any = "auto"
     enable_thinking: bool | None = None
     reasoning_budget: int | None = None
     parse: bool | None = None
@@ -88,6 +96,8 @@ class GenerateParameters:
 
     def __post_init__(self):
         integer("top_logprobs", self.top_logprobs, 0)
+        if self.num_draft_tokens is not None:
+            integer("num_draft_tokens", self.num_draft_tokens, 1)
         function("cancel", getattr(self.cancel, "is_set", self.cancel))
         self._check_chat()
         if self.sampler is not None and (also := [name for name in _SAMPLING if self._is_set(name)]):
@@ -100,9 +110,7 @@ class GenerateParameters:
         for name in ("enable_thinking", "parse"):
             if not isinstance(getattr(self, name), bool | None):
                 raise GenerationError("neither True nor False", where=name, found=shown(getattr(self, name)))
-        if self.tool_choice not in TOOL_CHOICES:
-            raise GenerationError("not a choice of tools", where="tool_choice", found=shown(self.tool_choice),
-                                  expected=" or ".join(map(repr, TOOL_CHOICES)))
+        chosen_tool(self.tool_choice)
         if self.template_kwargs is not None and not isinstance(self.template_kwargs, Mapping):
             raise GenerationError("not a mapping", where="template_kwargs", found=shown(self.template_kwargs))
 
@@ -130,13 +138,17 @@ class GenerateParameters:
         own = make_logits_processors(**{name: getattr(self, name) for name in _PENALTIES})
         return own + several("logits_processors", self.logits_processors, "functions")
 
-    def make_constraint(self, tokenizer: Any, ends: Iterable[int]) -> Any:
-        """The constraint that `response_format` asks for, or None; ``ends`` are the ids that end an answer."""
-        if self.response_format is None or self.response_format == {"type": "text"}:
-            return None
-        from .constrain import make_constraint
+    def make_constraint(self, tokenizer: Any, ends: Iterable[int], frame: Any = None) -> Any:
+        """What `response_format` and `tool_choice` hold the answer to, or None; ``ends`` are the ids that end it.
 
-        return make_constraint(tokenizer, self.response_format, ends)
+        ``frame`` is the `Frame` of a prompt that is answered with reasoning or calls.
+        """
+        plain = self.response_format is None and self.tool_choice in ("auto", "none")
+        if plain and (frame is None or not frame.tools):
+            return None
+        from .constrain_answer import answer_constraint
+
+        return answer_constraint(tokenizer, ends, self.response_format, self.tool_choice, frame)
 
     def loop_arguments(self) -> dict[str, Any]:
         """The keywords of `TokenIterator`."""

@@ -16,19 +16,21 @@ from .loop import token_ids
 from .media import Encoding, with_media
 from .parameters import GenerateParameters
 from .reasoning import ReasoningBudget
+from .tool_choice import Frame
 
 
 @dataclass
 class Prompt:
     """Token ids, int32 (length,), the reader of the answer to them, and the processor of its reasoning budget.
 
-    ``media`` is what a processor made of images and videos: its `Inputs`.
+    ``media`` is what a processor made of images and videos: its `Inputs`; ``frame`` what may be around the answer.
     """
 
     ids: np.ndarray
     reader: Reader = field(default_factory=lambda: Reader(None))
     budget: ReasoningBudget | None = None
     media: Any = None
+    frame: Frame | None = None
 
     @property
     def keys(self) -> list[int]:
@@ -82,7 +84,8 @@ def prepare(model, processor, prompt, parameters: GenerateParameters, configurat
         ids = prompt_ids(tokenizer, prompt, None, variables, reading)
         text = prompt if isinstance(prompt, str) else tokenizer.decode(ids[-64:].tolist())
         inside = conventions.protocol is not None and text.rstrip().endswith(conventions.protocol.start)
-    return Prompt(ids, *_reading(tokenizer, conventions, schemas, inside, parameters), reading.media)
+    frame = Frame(conventions.format, schemas, conventions.protocol, inside)
+    return Prompt(ids, *_reading(tokenizer, conventions, schemas, inside, parameters), reading.media, frame)
 
 
 def _generated(messages, tokenizer, configuration, parameters: GenerateParameters) -> list[Any]:

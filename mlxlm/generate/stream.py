@@ -121,7 +121,7 @@ class TextStream(Iterator[Piece]):
         if prepared.budget is not None:
             settings["logits_processors"] = [*settings["logits_processors"], prepared.budget]
         self._iterator = TokenIterator(prepared.ids, model, **settings, media=prepared.media,
-                                       constraint=parameters.make_constraint(tokenizer, self._eos))
+                                       constraint=parameters.make_constraint(tokenizer, self._eos, prepared.frame))
         self._times = [0.0, 0.0, 0.0]
         self._pieces = self._generate()
 
