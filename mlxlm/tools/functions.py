@@ -199,7 +199,7 @@ def _flat(schema: dict[str, Any]) -> dict[str, Any]:
             return node
         name = str(node.get("$ref", "")).removeprefix("#/$defs/")
         if name in defined:
-            rest = {key: value for key, value in node.items() if key != "$ref"}
+            rest = {key: value for key, value in node.items() if key not in ("$ref", "$defs")}
             return {} if name in inside else {**written(defined[name], (*inside, name)), **rest}
         return {key: written(value, inside) for key, value in node.items()
                 if key != "$defs" and not (key == "title" and isinstance(value, str))}

@@ -15,6 +15,7 @@ PARSERS = {
     "json": "json_tools", "xml_function": "qwen3_coder", "qwen3_5": "qwen3_coder", "lfm2": "pythonic", "glm4": "glm47",
     "gemma": "function_gemma", "gemma4": "gemma4", "kimi_k2": "kimi_k2", "minimax_m2": "minimax_m2",
     "mistral": "mistral", "atem": "muse_spark", "longcat": "longcat", "minicpm": "minicpm5",
+    "kimi_k3": "kimi_k3",
 }
 WORDS = st.from_regex(r"[a-z][a-z ]{0,8}[a-z]", fullmatch=True)
 ARGUMENTS = st.fixed_dictionaries({"city": WORDS.filter(lambda word: word != "null"), "days": st.integers(-99, 10**6)})

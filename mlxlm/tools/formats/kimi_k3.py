@@ -65,6 +65,8 @@ class Xtml(Markup):
             return -1
         head = cursor.text[at + len(OPEN):place]
         tag = (head.split() or [""])[0]
+        if tag not in ("argument", "json"):
+            return BROKEN
         inner = start = place + len(SEP)
         while True:
             place, marker = yield from cursor.find(inner, (closing(tag),))
@@ -79,7 +81,7 @@ class Xtml(Markup):
         attributes = attributes_of(head)
         if tag == "json" and fine and isinstance(value, dict):
             arguments.update(value)
-        elif tag == "argument" and "key" in attributes:
+        elif tag != "json" and "key" in attributes:
             typed = fine and attributes.get("type", "string") != "string"
             arguments[attributes["key"]] = value if typed else text
         else:
