@@ -41,22 +41,29 @@ def make_sampler(temp: float = 0.0, top_p: float = 0.0, min_p: float = 0.0, min_
     if temp == 0:
         return greedy
     shortlist = top_k if often == 0 else 0
-    filters: list[Callable[[mx.array], mx.array]] = []
+    filters: list[Callable[[mx.array, RandomKeys], mx.array]] = []
     if 0 < top_p < 1:
-        filters.append(lambda logprobs: apply_top_p(logprobs, top_p, mass=1.0 if shortlist > 0 else None))
+        filters.append(lambda logprobs, _: apply_top_p(logprobs, top_p, mass=1.0 if shortlist > 0 else None))
     if min_p > 0:
-        filters.append(lambda logprobs: apply_min_p(logprobs, min_p, keep))
+        filters.append(lambda logprobs, _: apply_min_p(logprobs, min_p, keep))
     if often > 0:
-        filters.append(lambda logprobs: apply_xtc(logprobs, often, above, special, keys()))
+        filters.append(lambda logprobs, keys: apply_xtc(logprobs, often, above, special, keys()))
     if top_k > 0 and not shortlist > 0:
-        filters.append(lambda logprobs: apply_top_k(logprobs, top_k))
+        filters.append(lambda logprobs, _: apply_top_k(logprobs, top_k))
+    return _drawing(keys, filters, temp, shortlist)
+
+
+def _drawing(keys: "RandomKeys", filters: list, temp: float, shortlist: int) -> Sampler:
+    """A sampler with an attribute ``fork``: a function that makes one which will draw with the same random numbers."""
 
     def sample(logprobs: mx.array) -> mx.array:
         for keep_likely in filters:
-            logprobs = keep_likely(logprobs)
+            logprobs = keep_likely(logprobs, keys)
         return mx.random.categorical(logprobs * (1 / temp), key=keys())
 
-    return _among_likeliest(shortlist, sample) if shortlist > 0 else sample
+    sampler = _among_likeliest(shortlist, sample) if shortlist > 0 else sample
+    sampler.fork = lambda: _drawing(keys.fork(), filters, temp, shortlist)  # type: ignore[attr-defined]
+    return sampler
 
 
 def _among_likeliest(count: int, sample: Sampler) -> Sampler:
@@ -86,6 +93,12 @@ class RandomKeys:
             raise GenerationError("not a whole number", where="seed", found=shown(seed),
                                   expected="an integer or None")
         self._random = random.Random(seed)
+
+    def fork(self) -> "RandomKeys":
+        """A source that will give the same keys as this one."""
+        new = RandomKeys()
+        new._random.setstate(self._random.getstate())
+        return new
 
     def __call__(self) -> mx.array:
         return mx.random.key(self._random.getrandbits(64))

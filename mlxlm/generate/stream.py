@@ -17,6 +17,7 @@ from .parameters import GenerateParameters
 from .prompt import prepare, tokenizer_of
 from .reuse import begin, turn_border
 from .sample import log_softmax
+from .speculative import make_iterator
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "timeout"]
 
@@ -26,7 +27,8 @@ class GenerationStats:
     """Counts in tokens, times in seconds, rates in tokens per second, memory in GB (10^9 bytes).
 
     ``cached_tokens`` were in the cache before and aren't part of ``prompt_tokens``. ``generation_tps`` is the
-    rate after the first token. ``peak_memory`` is MLX's for the whole process.
+    rate after the first token. ``peak_memory`` is MLX's for the whole process. ``draft_tokens`` were guessed ahead,
+    ``accepted_tokens`` of them were right.
     """
 
     prompt_tokens: int = 0
@@ -36,6 +38,12 @@ class GenerationStats:
     generation_time: float = 0.0
     time_to_first_token: float = 0.0
     peak_memory: float = 0.0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+
+    @property
+    def acceptance_rate(self) -> float:
+        return self.accepted_tokens / self.draft_tokens if self.draft_tokens else 0.0
 
     @property
     def prompt_tps(self) -> float:
@@ -120,7 +128,7 @@ class TextStream(Iterator[Piece]):
             prepared, settings["cache"], settings["reuse"] = begin(model, prepared, parameters, border)
         if prepared.budget is not None:
             settings["logits_processors"] = [*settings["logits_processors"], prepared.budget]
-        self._iterator = TokenIterator(prepared.ids, model, **settings, media=prepared.media,
+        self._iterator = make_iterator(prepared.ids, model, processor, parameters, **settings, media=prepared.media,
                                        constraint=parameters.make_constraint(tokenizer, self._eos, prepared.frame))
         self._times = [0.0, 0.0, 0.0]
         self._pieces = self._generate()
@@ -150,7 +158,9 @@ class TextStream(Iterator[Piece]):
         return GenerationStats(
             prompt_tokens=len(self.prompt), cached_tokens=self._iterator.cached_tokens,
             generation_tokens=len(self.tokens), prompt_time=first - begun, generation_time=last - first,
-            time_to_first_token=first - self._start if first else 0.0, peak_memory=mx.get_peak_memory() / 1e9)
+            time_to_first_token=first - self._start if first else 0.0, peak_memory=mx.get_peak_memory() / 1e9,
+            draft_tokens=getattr(self._iterator, "proposed", 0),
+            accepted_tokens=getattr(self._iterator, "accepted", 0))
 
     def _generate(self) -> Generator[Piece, None, None]:
         self.begin()
