@@ -239,8 +239,8 @@ class VLMTypeRegistry(TypeRegistry):
         rest = {k: v for k, v in config.items() if k in known or not (flat or k in told)}
         return read(architecture.config, normalize({**rest, "text_config": text}, where), where)
 
-    def text_half(self, config: dict[str, Any], where: str = "config.json") -> Architecture:
-        """The text half of a type as an architecture of its own, for types that the text registry doesn't have."""
+    def text_half(self, config: dict[str, Any], where: str = "config.json") -> tuple[Architecture, dict[str, Any]]:
+        """The text half of a type as an architecture of its own, and its config; for types that are none of text."""
         from .weights import Half  # which imports MLX
 
         whole = self.architecture(self.model_type(config, where))
@@ -248,7 +248,9 @@ class VLMTypeRegistry(TypeRegistry):
             raise ConfigError("the text half of this type can't be loaded alone", where=where)
         settings = self.settings(whole, config, where)
         half = settings.text_config.architecture
-        return Architecture(half.config, half.build, (Half("language_model", whole.names, settings),), half.values)
+        inner = getattr(whole.config, "text", text_part)(config)
+        names = (Half("language_model", whole.names, settings),)
+        return Architecture(half.config, half.build, names, half.values), inner
 
 
 LLMTypeRegistry.shared = LLMTypeRegistry()
