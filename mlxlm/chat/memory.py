@@ -1,7 +1,7 @@
-"""What a model remembers of a conversation: one cache, what went into it, and copies at the borders of turns.
+"""What a model remembers of a conversation: one cache, what went into it, and checkpoints at the borders of turns.
 
 A prompt takes over what it has in common with that (ids, and media by their content): by extending the cache, by
-taking tokens back where every layer can, else from the latest copy within the common part.
+taking tokens back where every layer can, else from the latest checkpoint within the common part.
 """
 
 from __future__ import annotations
@@ -12,24 +12,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..cache import State
+from ..cache import Checkpoint, State
 from ..generate.loop import offset
 from ..generate.prompt import Prompt
 
 
 class Snapshot(NamedTuple):
-    """A copy of the cache after its first ``length`` ids."""
+    """A way back to the cache after its first ``length`` ids: a `Checkpoint`, or a copy of another package's cache."""
 
     length: int
-    cache: Any
+    point: Any
     nbytes: int
 
 
 class Memory:
-    """The cache of a conversation. ``most`` copies are kept, of ``most_bytes`` in all, the oldest given up first."""
+    """The cache of a conversation. ``most`` checkpoints are kept, of ``most_bytes`` in all, the oldest given up first.
 
-    def __init__(self, most: int = 4, most_bytes: int = 2 << 30):
+    A ``store`` (`PrefixStore`) is asked where it may know a longer beginning, and told what was read; ``key`` is the
+    model's in it.
+    """
+
+    def __init__(self, most: int = 4, most_bytes: int = 2 << 30, store: Any = None, key: str = ""):
         self.most, self.most_bytes = most, most_bytes
+        self.store, self.key = store, key
         self.clear()
 
     def clear(self) -> None:
@@ -49,25 +54,48 @@ class Memory:
         self.snapshots = [one for one in kept if prompt.border(one.length) == one.length]
         surplus = len(self.keys) - common
         if self.cache is not None and surplus and not (common >= self.media_end and take_back(self.cache, surplus)):
-            last = self.snapshots[-1] if self.snapshots else None
-            common, self.cache = (last.length, copied(last.cache)) if last is not None else (0, None)
+            common = self._back_to(self.snapshots[-1]) if self.snapshots else 0
         if common == 0 or self.cache is None:
             self.clear()
-            return 0
+            common = 0
         self.keys = self.keys[:common]
-        return common
+        return self._from_store(prompt, common)
+
+    def _from_store(self, prompt: Prompt, common: int) -> int:
+        """How much of the prompt is there already, by the store if that knows more."""
+        if self.store is None:
+            return common
+        found, count = self.store.fetch(self.key, prompt.keys)
+        if found is None or count <= common or prompt.border(count) != count:
+            return common
+        self.clear()
+        self.learnt(found, prompt.keys)
+        return count
+
+    def _back_to(self, snapshot: Snapshot) -> int:
+        if isinstance(snapshot.point, Checkpoint):
+            self.cache.rewind(snapshot.point)
+        else:
+            self.cache = copy.deepcopy(snapshot.point)
+        return snapshot.length
 
     def learnt(self, cache: Any, keys: Sequence[int], media_end: int = 0) -> None:
         """Notes what the cache holds now: the first of ``keys``, as many as it has seen."""
         self.cache, self.keys, self.media_end = cache, list(keys)[: offset(cache)], media_end
 
+    def share(self) -> None:
+        """Tells the store what has been read."""
+        if self.store is not None and isinstance(self.cache, State) and self.keys:
+            points = {one.length: one.point for one in self.snapshots if isinstance(one.point, Checkpoint)}
+            self.store.insert(self.key, self.keys, self.cache, points)
+
     def snapshot(self, cache: Any, length: int) -> None:
         """Keeps a copy of the cache after ``length`` ids, if tokens can't just be taken back from it."""
         if length <= 0 or self.most <= 0 or can_take_back(cache, length):
             return
-        kept = copied(cache)
-        nbytes = int(getattr(kept, "nbytes", 0))
-        self.snapshots = [one for one in self.snapshots if one.length != length] + [Snapshot(length, kept, nbytes)]
+        point = cache.checkpoint() if isinstance(cache, State) else copy.deepcopy(cache)
+        made = Snapshot(length, point, int(getattr(point, "nbytes", 0)))
+        self.snapshots = [one for one in self.snapshots if one.length != length] + [made]
         while len(self.snapshots) > self.most or sum(one.nbytes for one in self.snapshots) > self.most_bytes:
             self.snapshots.pop(0)
 
@@ -99,7 +127,3 @@ def take_back(cache: Any, count: int) -> bool:
         return cache.trim(count) == count
     return all([layer.trim(count) == count for layer in cache])
 
-
-def copied(cache: Any) -> Any:
-    """A cache that goes its own way from here."""
-    return cache.copy() if isinstance(cache, State) else copy.deepcopy(cache)

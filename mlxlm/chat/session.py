@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from ..errors import GenerationError, UsageError
 from ..generate import GenerateParameters
 from ..generate.checks import integer
+from ..generate.prefix_store import model_key
+from ..generate.prompt_cache import load_prompt_cache, save_prompt_cache
 from ..text.messages import check_messages
 from ..tools import ToolCall, result_message
 from . import background, transcript
@@ -33,8 +36,9 @@ class ChatSession:
         tools that are schemas. ``approve`` is asked before each call: False or a reason refuses it.
     history: messages to begin with.
     max_tool_rounds: how often in one turn results are given back to the model.
-    snapshots, snapshot_bytes: how many copies of a cache that can't be taken back (recurrent and sliding layers) are
+    snapshots, snapshot_bytes: how many checkpoints of layers that can't be taken back (recurrent and sliding ones) are
         kept, and how large they may be in all.
+    prefix_store: a `PrefixStore` that sessions of one model share, so that a common beginning is read once.
     parameters: as in `stream_generate`, for every turn; ``max_tokens`` is 4096 where none is given.
 
     A turn that fails or is stopped is taken back whole. One turn runs at a time; another is refused meanwhile.
@@ -44,14 +48,16 @@ class ChatSession:
                  tools: Iterable[Any] | None = None, functions: Functions | None = None,
                  approve: Approve | None = None, history: Sequence[Mapping[str, Any]] | None = None,
                  max_tool_rounds: int = 8, snapshots: int = 4, snapshot_bytes: int = 2 << 30,
-                 configuration: Any = None, **parameters: Any):
+                 prefix_store: Any = None, configuration: Any = None, **parameters: Any):
         self.model, self.processor, self.configuration = model, processor, configuration
         self.instructions = instructions
         self.parameters = {"max_tokens": MAX_TOKENS, **parameters}
         GenerateParameters.of(self.parameters)
         self.toolkit = Toolkit(tools, functions, approve)
         self.max_tool_rounds = integer("max_tool_rounds", max_tool_rounds, 0)
-        self.memory = Memory(integer("snapshots", snapshots, 0), integer("snapshot_bytes", snapshot_bytes, 0))
+        key = model_key(model) if prefix_store is not None else ""
+        self.memory = Memory(integer("snapshots", snapshots, 0), integer("snapshot_bytes", snapshot_bytes, 0),
+                             prefix_store, key)
         self._history: list[dict[str, Any]] = [dict(one) for one in history] if history else []
         if self._history:
             check_messages(self._history)
@@ -167,18 +173,31 @@ class ChatSession:
 
     # Files
 
-    def save(self, path: str | Path) -> None:
-        """Writes the conversation as JSON. Tools and parameters aren't in it: they are code."""
+    def save(self, path: str | Path, *, cache: bool = False) -> None:
+        """Writes the conversation as JSON; with ``cache`` what the model remembers too, beside it as .safetensors.
+
+        Tools and parameters aren't in it: they are code. Raises MLXLMError for a place that can't be written.
+        """
         name = getattr(self.configuration or getattr(self.processor, "configuration", None), "name", None)
         transcript.write(Path(path), {"model": name, "instructions": self.instructions, "messages": self._history})
+        if cache and self.memory.cache is not None:
+            keys = json.dumps([self.memory.keys, self.memory.media_end])
+            save_prompt_cache(Path(path).with_suffix(".safetensors"), self.memory.cache, {"ids": keys})
 
     @classmethod
     def load(cls, path: str | Path, model: Any, processor: Any, **arguments: Any) -> ChatSession:
-        """The session of a conversation that was saved; the arguments are those of the class."""
+        """The session of a conversation that was saved, with its cache if that was too.
+
+        The arguments are those of the class. Raises MLXLMError for files that are damaged, or of another model.
+        """
         document = transcript.read(Path(path))
         arguments.setdefault("instructions", document.get("instructions"))
         made = cls(model, processor, **arguments)
         made._history = document["messages"]
+        beside = Path(path).with_suffix(".safetensors")
+        if beside.exists():
+            state, metadata = load_prompt_cache(beside, model, return_metadata=True)
+            made.memory.learnt(state, *transcript.saved_ids(metadata.get("ids"), beside))
         return made
 
     # Within

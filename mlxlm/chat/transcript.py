@@ -106,6 +106,17 @@ def read(path: Path) -> dict[str, Any]:
     return document
 
 
+def saved_ids(text: Any, where: Path) -> tuple[list[int], int]:
+    """(the ids that a saved cache has read, where its media end). Raises SourceError for a cache of something else."""
+    try:
+        ids, media_end = json.loads(text or "")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise SourceError("not the cache of a conversation", where=where) from error
+    if not isinstance(ids, list) or not all(isinstance(one, int) for one in [*ids, media_end]):
+        raise SourceError("not the cache of a conversation", where=where)
+    return ids, media_end
+
+
 def _attached(message: dict[str, Any]) -> dict[str, Any]:
     """The message with what was attached to it, attached again."""
     content = message.get("content")

@@ -190,6 +190,7 @@ class Turn:
             self.memory.clear()  # a step that failed may have moved some layers on and others not
             raise
         self.memory.learnt(stream.cache, keys + stream.tokens, prompt.media_end)
+        self.memory.share()
 
     def _progress(self, total: int, told: Callable[[int, int], Any] | None) -> Callable[[int, int], None]:
         """Tells the caller how far the prompt is, and takes a snapshot where all but its last token is read."""

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from worlds import CHATML, Actor, make_tokenizer
+from worlds import CHATML, Actor, Ledger, make_tokenizer
 
 import mlxlm
+from mlxlm.cache import KVCache, SlidingCache, State
 from mlxlm.chat import ChatSession
 from mlxlm.chat.memory import Memory, common_prefix
+from mlxlm.errors import MLXLMError
 from mlxlm.generate import stream_generate
+from mlxlm.generate.prefix_store import PrefixStore
 
 STRIPPING = CHATML.replace("(m.content or '')", "(m.content[:4] if m.role == 'assistant' else m.content)")
 """A template that writes an answer other than it was said, as those do that leave earlier thoughts out."""
@@ -28,8 +31,6 @@ def loaded(kind: str):
         model, processor = mlxlm.load(path)
     if kind == "llama":
         return model, processor
-    from mlxlm.cache import KVCache, SlidingCache, State
-
     if kind == "sliding":
         model.make_cache = lambda max_kv_size=None: State([SlidingCache(24), KVCache()])
     else:
@@ -40,6 +41,12 @@ def loaded(kind: str):
 
             def can_trim(self, n):
                 return n == 0
+
+            def checkpoint(self, ahead=None):
+                return self.copy()
+
+            def rewind(self, checkpoint, n):
+                self.__dict__.update(checkpoint.copy().__dict__)
 
         model.make_cache = lambda max_kv_size=None: State([Rigid() for _ in inner()])
     return model, processor
@@ -125,13 +132,11 @@ def test_copies_are_bounded_and_only_made_where_they_are_needed():
 
 def test_copies_are_bounded_in_bytes():
     memory = Memory(most=9, most_bytes=2500)
-
-    class Rigid(list):
-        nbytes, offset = 1000, 5
-
+    rigid = Ledger(trims=False)
+    rigid.ids = [5] * 250  # 1000 bytes of int32
     for length in (1, 2, 3):
-        memory.snapshot(Rigid([object()]), length)
-    assert [one.length for one in memory.snapshots] == [2, 3]
+        memory.snapshot(State([rigid]), length)
+    assert [one.length for one in memory.snapshots] == [2, 3] and memory.nbytes == 2000
 
 
 def test_what_changes_at_the_beginning_starts_anew():
@@ -185,3 +190,30 @@ def test_progress_is_told_as_ever():
 def test_the_common_part():
     assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2 and common_prefix([], [1]) == 0
     assert common_prefix([1, 2], np.array([1, 2, 3])) == 2
+
+
+def test_sessions_share_what_they_begin_with():
+    store = PrefixStore()
+    model, processor = loaded("llama")
+    processor.chat_template = tiny.TEMPLATE
+    instructions = "Be brief, and always answer in the language in which you were asked."
+    first = ChatSession(model, processor, instructions=instructions, prefix_store=store, max_tokens=4)
+    first.respond("Hello")
+    second = ChatSession(model, processor, instructions=instructions, prefix_store=store, max_tokens=4)
+    reply = second.respond("Good evening")
+    alone = ChatSession(model, processor, instructions=instructions, max_tokens=4).respond("Good evening")
+    assert reply == alone and reply.stats.cached_tokens >= len(instructions) and alone.stats.cached_tokens == 0
+
+
+@pytest.mark.parametrize("kind", ["llama", "sliding"])
+def test_the_cache_is_saved_beside_the_conversation(kind, tmp_path):
+    chat = session(kind, tiny.TEMPLATE, instructions="Be brief.")
+    chat.respond("Hello")
+    chat.save(tmp_path / "chat.json", cache=True)
+    again = ChatSession.load(tmp_path / "chat.json", chat.model, chat.processor, max_tokens=12)
+    reply = again.respond("And now?")
+    other = chat.respond("And now?")
+    assert reply == other and reply.stats.cached_tokens == other.stats.cached_tokens > 0
+    (tmp_path / "chat.safetensors").write_bytes(b"damaged")
+    with pytest.raises(MLXLMError):
+        ChatSession.load(tmp_path / "chat.json", chat.model, chat.processor)

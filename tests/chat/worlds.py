@@ -12,6 +12,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from mlxlm.cache import State
+from mlxlm.cache.base import LayerCache
 from mlxlm.text import tokenizer as text_tokenizer
 from mlxlm.text.settings import Settings, TokenSpec
 
@@ -30,7 +31,7 @@ OPENED = r"(?:(<think>\n)(?:\n</think>\n\n)?)?"
 CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 HARMONY_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|return|>", "<|call|>")
 HARMONY = (
-    "{%- for m in messages %}{{ '<|start|>' + m.role + '<|message|>' + (m.content or '') + '<|end|>' }}{% endfor %}"
+    "{# tools #}{%- for m in messages %}{{ '<|start|>' + m.role + '<|message|>' + (m.content or '') + '<|end|>' }}{% endfor %}"
     "{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
 )
 
@@ -49,15 +50,18 @@ def make_tokenizer(template: str | None = CHATML, special: Sequence[str] = CHATM
     return made
 
 
-class Ledger:
+class Ledger(LayerCache):
     """A layer's cache that remembers the ids themselves; ``trims`` says whether it can forget the last of them."""
 
     def __init__(self, trims: bool = True):
         self.ids: list[int] = []
         self.trims = trims
 
-    state: tuple = ()
-    nbytes = 0
+    def checkpoint(self, ahead=None):
+        return None if self.trims else mx.array(self.ids)
+
+    def rewind(self, checkpoint, n):
+        self.ids = self.ids[:len(self.ids) - n] if checkpoint is None else checkpoint.tolist()
 
     @property
     def offset(self) -> int:
