@@ -6,7 +6,7 @@ as it is.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from threading import Lock
@@ -331,6 +331,15 @@ class VisionLanguage(nn.Module):
 def joined(items: Sequence[Item]) -> Item:
     """Items' arrays one after the other along the first axis."""
     return {name: mx.concatenate([item[name] for item in items]) for name in items[0]} if items else {}
+
+
+def runs(tokens: mx.array, media: Iterable[int]) -> mx.array:
+    """(B, L): the runs of the ``media`` tokens, numbered from 1; 0 where there is text."""
+    inside = mx.zeros(tokens.shape, mx.bool_)
+    for token in media:
+        inside = inside | (tokens == token)
+    first = inside & ~mx.pad(inside, [(0, 0), (1, 0)])[:, :-1]
+    return mx.where(inside, mx.cumsum(first.astype(mx.int32), axis=1), 0)
 
 
 def place(rows: mx.array, x: mx.array, where: mx.array) -> mx.array:

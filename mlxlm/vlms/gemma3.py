@@ -9,7 +9,7 @@ import mlx.nn as nn
 from ..architecture import Architecture
 from ..layers import UnitOffsetRMSNorm
 from ..vision.vit import VisionConfig
-from ..vlm import Item, Rows, Sight, VisionLanguage
+from ..vlm import Item, Rows, Sight, VisionLanguage, runs
 from .halves import SAVED, HalvesConfig, names, values
 
 
@@ -42,12 +42,7 @@ class Gemma3(VisionLanguage):
     """The rows of an image see each other."""
 
     def shared(self, tokens: mx.array, seen: dict[int, list[Rows]]) -> dict[Any, mx.array]:
-        """The runs of image tokens, numbered."""
-        images = mx.zeros(tokens.shape, mx.bool_)
-        for token in seen:
-            images = images | (tokens == token)
-        first = images & ~mx.pad(images, [(0, 0), (1, 0)])[:, :-1]
-        return {"together": mx.where(images, mx.cumsum(first.astype(mx.int32), axis=1), 0)}
+        return {"together": runs(tokens, seen)}
 
 
 def build(c: Config) -> VisionLanguage:

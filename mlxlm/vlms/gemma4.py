@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from ..architecture import Architecture, TextHalf
 from ..vision.gemma4 import Embedder, VisionConfig, VisionTower
-from ..vlm import Item, Rows, Sight, VisionLanguage
+from ..vlm import Item, Rows, Sight, VisionLanguage, runs
 from ..weights import Drop, Rename, TextRules, When
 
 
@@ -21,22 +21,13 @@ class Config:
     video_token_id: int = 258_884
 
 
-def runs(tokens: mx.array, media: list[int]) -> mx.array:
-    """(B, L): the runs of the ``media`` tokens, numbered from 1; 0 where there is text."""
-    inside = mx.zeros(tokens.shape, mx.bool_)
-    for token in media:
-        inside = inside | (tokens == token)
-    first = inside & ~mx.pad(inside, ((0, 0), (1, 0)))[:, :-1]
-    return mx.where(inside, mx.cumsum(first.astype(mx.int32), axis=1), 0)
-
-
 class Gemma4(VisionLanguage):
     def __init__(self, *parts: Any, both_ways: bool, **more: Any):
         super().__init__(*parts, **more)
         self._both_ways = both_ways
 
     def shared(self, tokens: mx.array, seen: dict[int, list[Rows]]) -> dict[Any, mx.array]:
-        return {"together_near": runs(tokens, list(seen))} if self._both_ways else {}
+        return {"together_near": runs(tokens, seen)} if self._both_ways else {}
 
     def whole(self, tokens: mx.array, shared: dict[Any, mx.array]) -> tuple[tuple[int, int], ...]:
         return super().whole(tokens, {"together": shared["together_near"]} if shared else {})
