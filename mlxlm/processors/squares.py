@@ -47,6 +47,7 @@ class SiglipImageProcessor(SquareImageProcessor):
     size = Setting({"height": 224, "width": 224})
     image_mean = image_std = HALF
     do_center_crop = False
+    image_seq_length: int | None = None  # PaliGemma's: the places of an image
 
 
 class LlavaImageProcessor(SquareImageProcessor):
