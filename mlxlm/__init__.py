@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .chat import ChatSession
     from .configuration import ModelConfiguration
     from .errors import MLXLMError
     from .generate import generate, stream_generate
@@ -24,6 +25,7 @@ _HOME = {
     "stream_generate": "generate",
     "batch_generate": "generate.engine",
     "BatchEngine": "generate.engine",
+    "ChatSession": "chat",
     "ModelConfiguration": "configuration",
     "LLMRegistry": "registry",
     "VLMRegistry": "registry",
@@ -33,8 +35,9 @@ _HOME = {
 }
 
 __all__ = [  # noqa: RUF022 (the order of use, not of the alphabet)
-    "load", "load_model", "generate", "stream_generate", "batch_generate", "BatchEngine", "ModelConfiguration",
-    "LLMRegistry", "VLMRegistry", "LLMTypeRegistry", "VLMTypeRegistry", "MLXLMError", "__version__",
+    "load", "load_model", "generate", "stream_generate", "ChatSession", "batch_generate", "BatchEngine",
+    "ModelConfiguration", "LLMRegistry", "VLMRegistry", "LLMTypeRegistry", "VLMTypeRegistry", "MLXLMError",
+    "__version__",
 ]
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import closing
 from typing import Any
 
 from .dispatch import Wait
 from .turn import ChatEvent
 
-Run = Callable[[Wait, Callable[[], bool]], Iterator[ChatEvent]]
+Run = Callable[[Wait, Callable[[], bool]], Generator[ChatEvent, None, None]]
 
 
 async def events(run: Run) -> AsyncIterator[ChatEvent]:
-    """The events of ``run(wait, stopped)``, which is iterated in a thread; leaving early makes ``stopped`` true."""
+    """The events of ``run(wait, stopped)``, which is iterated in a thread, each one when it is asked for.
+
+    Leaving early makes ``stopped`` true and closes the iterator.
+    """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[ChatEvent | None, BaseException | None]] = asyncio.Queue()
-    stop = threading.Event()
+    stop, asked = threading.Event(), threading.Semaphore(0)
     waiting: set[Any] = set()
 
     def wait(awaitable: Awaitable[Any]) -> Any:
@@ -31,8 +35,11 @@ async def events(run: Run) -> AsyncIterator[ChatEvent]:
     def work() -> None:
         error: BaseException | None = None
         try:
-            for event in run(wait, stop.is_set):
-                loop.call_soon_threadsafe(queue.put_nowait, (event, None))
+            with closing(run(wait, stop.is_set)) as turn:
+                while asked.acquire() and not stop.is_set():
+                    loop.call_soon_threadsafe(queue.put_nowait, (next(turn), None))
+        except StopIteration:
+            pass
         except BaseException as caught:  # broad: carried over to the loop, and raised where it is awaited
             error = caught
         loop.call_soon_threadsafe(queue.put_nowait, (None, error))
@@ -41,6 +48,7 @@ async def events(run: Run) -> AsyncIterator[ChatEvent]:
     thread.start()
     try:
         while True:
+            asked.release()
             event, error = await queue.get()
             if error is not None:
                 raise error
@@ -49,6 +57,7 @@ async def events(run: Run) -> AsyncIterator[ChatEvent]:
             yield event
     finally:
         stop.set()
+        asked.release()
         for future in waiting:
             future.cancel()
         await asyncio.shield(asyncio.to_thread(thread.join))

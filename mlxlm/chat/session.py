@@ -120,7 +120,7 @@ class ChatSession:
         """As `stream`, in a thread beside the running loop; leaving it ends the turn."""
         said = self._said(prompt, images, videos)
 
-        def run(wait: Wait, stopped: Callable[[], bool]) -> Iterator[ChatEvent]:
+        def run(wait: Wait, stopped: Callable[[], bool]) -> Generator[ChatEvent, None, None]:
             chosen = {**self.parameters, **overrides}
             own = GenerateParameters.of(chosen).cancelled
             return self._turn(said, {**overrides, "cancel": lambda: stopped() or own()}, wait, keep_partial)

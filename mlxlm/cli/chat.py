@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..errors import MLXLMError, UsageError
-from .generate import summary
+from .generate import summary, thoughts
 from .options import MODEL, json_object, load, loading_options, parameters, sampling_options, template_options
 
 HELP = "/clear forgets the conversation · /exit or Ctrl-D leaves · Ctrl-C stops an answer"
@@ -42,12 +42,13 @@ def command(arguments: tuple[str, ...], model: str | None, stats: bool, **option
 
 
 class Conversation:
-    """The messages so far, and the loop that adds to them."""
+    """A session, and the loop that speaks with it."""
 
     def __init__(self, model, processor, chosen: dict[str, Any], system: str | None, stats: bool):
-        self.model, self.processor, self.chosen, self.stats = model, processor, chosen, stats
-        self.start = [] if system is None else [{"role": "system", "content": system}]
-        self.messages = list(self.start)
+        from ..chat import ChatSession
+
+        self.session = ChatSession(model, processor, instructions=system, **chosen)
+        self.stats = stats
 
     def run(self) -> None:
         """Reads turns until there are no more, and answers each."""
@@ -55,7 +56,7 @@ class Conversation:
             if text == "/exit":
                 return
             if text == "/clear":
-                self.messages = list(self.start)
+                self.session.clear()
             elif text == "/help":
                 click.echo(HELP, err=True)
             else:
@@ -63,36 +64,29 @@ class Conversation:
 
     def turn(self, text: str) -> None:
         """One question and its answer; a question that can't be answered leaves no trace in the history."""
-        self.messages.append({"role": "user", "content": text})
         try:
-            answer = self.answer()
+            self.answer(text)
         except MLXLMError as error:
             if not sys.stdin.isatty():
                 raise
-            self.messages.pop()
             click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
-        else:
-            self.messages.append({"role": "assistant", "content": answer})
 
-    def answer(self) -> str:
-        """Streams the answer and returns it; Ctrl-C ends it here, and what was said counts."""
-        from ..generate import stream_generate
-
-        stream = stream_generate(self.model, self.processor, self.messages, configuration=self.processor.configuration,
-                                 **self.chosen)
-        parts: list[str] = []
+    def answer(self, text: str) -> None:
+        """Streams the answer, thoughts dimmed; Ctrl-C ends it here, and what was said counts."""
+        events = self.session.stream(text, keep_partial=True)
+        figures = None
         try:
-            for piece in stream:
-                parts.append(piece.text)
-                click.echo(piece.text, nl=False)
+            for event in events:
+                thoughts(event.reasoning)
+                click.echo(event.text, nl=False)
+                figures = event.piece.stats if event.piece is not None else figures
         except KeyboardInterrupt:
             if not sys.stdin.isatty():
                 raise
         finally:
             click.echo()
-        if self.stats:
-            click.echo(click.style(summary(stream.stats), dim=True), err=True)
-        return "".join(parts)
+        if self.stats and figures is not None:
+            click.echo(click.style(summary(figures), dim=True), err=True)
 
 
 def turns() -> Iterator[str]:

@@ -91,7 +91,8 @@ def _printed(stream, figures: bool) -> int:
     ended, status = None, 0
     try:
         for piece in stream:
-            click.echo(piece.text, nl=False)
+            thoughts(piece.reasoning)
+            click.echo(piece.answer, nl=False)
             ended = piece.finish_reason
     except KeyboardInterrupt:
         status = INTERRUPTED
@@ -99,6 +100,12 @@ def _printed(stream, figures: bool) -> int:
     if figures:
         click.echo(click.style(summary(stream.stats, ended), dim=True), err=True)
     return status
+
+
+def thoughts(text: str) -> None:
+    """Shows reasoning, dimmed, beside standard output, which is for the answer."""
+    if text:
+        click.echo(click.style(text, dim=True), nl=False, err=True)
 
 
 def summary(stats, ended: str | None = None) -> str:
@@ -115,7 +122,8 @@ def _collected(source: str, stream, processor, logprobs: int | None) -> dict[str
     stats = stream.stats
     answer: dict[str, Any] = {
         "model": source,
-        "text": "".join(piece.text for piece in pieces),
+        "text": "".join(piece.answer for piece in pieces),
+        "reasoning": "".join(piece.reasoning for piece in pieces),
         "finish_reason": pieces[-1].finish_reason,
         "prompt_token_ids": [int(token) for token in stream.prompt],
         "token_ids": [piece.token for piece in pieces if piece.token is not None],
