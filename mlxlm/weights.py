@@ -346,7 +346,7 @@ def rename_path(rules: Iterable[Rule], path: str, config: Any = None) -> list[st
     """What the renaming and splitting rules make of a module path (a per-layer quantization key)."""
     paths = [path]
     for rule in rules:
-        if isinstance(rule, Rename | Lift):
+        if isinstance(rule, Rename | Lift | Fuse):
             paths = [rule.path(p) for p in paths]
         elif isinstance(rule, Split):
             paths = [part for p in paths for part in rule.paths(p)]

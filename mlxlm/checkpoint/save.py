@@ -16,8 +16,9 @@ from mlx.utils import tree_flatten
 
 from ..config import older_words, text_part
 from ..errors import SourceError, UsageError
-from ..weights import Weights
+from ..weights import Weights, rename_path
 from .safetensors import read_header
+from .stream import write_safetensors
 
 MAX_SHARD_BYTES = 5_000_000_000
 # What stands beside the weights and belongs to the model: tokenizer, templates, processors, how to generate.
@@ -64,7 +65,7 @@ def saved_weights(model: nn.Module, config: Mapping[str, Any]) -> tuple[Weights,
     for rule in architecture.saved if architecture else ():
         weights = rule(weights, getattr(model, "config", None))
         if hasattr(rule, "path"):
-            moved = {path: rule.path(path) for path in settings}
+            moved = {path: rename_path((rule,), path, getattr(model, "config", None))[0] for path in settings}
             settings = {new if f"{new}.scales" in weights else old: settings[old] for old, new in moved.items()}
     if _only_text(model, config):
         weights = {f"language_model.{name}": w for name, w in weights.items()}
@@ -130,15 +131,16 @@ def write_weights(
     weights: Weights, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES, *, total_parameters: int | None = None
 ) -> None:
     """model.safetensors, or several of it, and their index."""
-    shards = list(_shards(weights, max_shard_bytes))
+    lots = list(shards(weights, max_shard_bytes))
     total = sum(w.nbytes for w in weights.values())
     if (free := shutil.disk_usage(folder).free) < total:
         raise SourceError("the disk has no room for the weights", where=folder, found=f"{free} bytes",
                           expected=f"{total} bytes")
     places: dict[str, str] = {}
-    for i, names in enumerate(shards, 1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
-        _write_shard(folder / file, {name: weights[name] for name in names})
+    for i, names in enumerate(lots, 1):
+        file = shard_name(i, len(lots))
+        write_safetensors(folder / file, {name: weights[name] for name in names})
+        read_header(folder / file)  # a short write is told now, not when the model is next loaded
         places |= dict.fromkeys(names, file)
     metadata = {"total_size": total, "total_parameters": total_parameters}
     metadata = {key: n for key, n in metadata.items() if n is not None}
@@ -146,17 +148,12 @@ def write_weights(
     write_json(folder / "model.safetensors.index.json", index)
 
 
-def _write_shard(file: Path, weights: Weights) -> None:
-    try:
-        mx.save_safetensors(str(file), weights, metadata={"format": "mlx"})
-        with file.open("rb") as f:
-            os.fsync(f.fileno())
-    except (RuntimeError, OSError) as e:
-        raise SourceError(f"the weights can't be written ({e})", where=file) from e
-    read_header(file)  # a short write is told now, not when the model is next loaded
+def shard_name(number: int, count: int) -> str:
+    """The file of one lot of weights, numbered from 1."""
+    return "model.safetensors" if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
 
 
-def _shards(weights: Weights, most: int) -> Iterator[list[str]]:
+def shards(weights: Weights, most: int) -> Iterator[list[str]]:
     """Names in order, in lots of at most ``most`` bytes."""
     lot, size = [], 0
     for name, w in weights.items():

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import MediaError
+from ..processors.base import Inputs
+from ..processors.messages import part_kind
 from .loop import token_ids
 
 
@@ -38,7 +40,7 @@ def with_media(processor: Any, tokenizer: Any, prompt: Any, parameters: Any) -> 
     images, videos = parameters.images, parameters.videos
     given = images is not None or videos is not None
     readable = isinstance(prompt, str) or _is_messages(prompt)
-    if hasattr(prompt, "ids") and hasattr(prompt, "items") and not given:  # what a processor made: `Inputs`
+    if not readable and not given and isinstance(prompt, Inputs):  # what a processor made: `Inputs`
         reading = Encoding(tokenizer)
         reading.media = prompt if prompt.items else None
         return prompt.ids, reading
@@ -62,7 +64,5 @@ def _is_messages(prompt: Any) -> bool:
 
 
 def _has_media(messages: Sequence[Any]) -> bool:
-    from ..processors.messages import part_kind
-
     contents = [m.get("content") for m in messages if isinstance(m, Mapping)]
     return any(part_kind(part) for content in contents if isinstance(content, (list, tuple)) for part in content)

@@ -103,7 +103,7 @@ class Processor:
     inline: ClassVar[dict[str, str]] = {}
     both_ways: ClassVar[bool] = False  # the prompt's tokens all see each other
 
-    def __init__(self, tokenizer, image_processor=None, video_processor=None, settings: Mapping[str, Any] | None = None,
+    def __init__(self, tokenizer: Any, image_processor: Any = None, video_processor: Any = None, settings: Mapping[str, Any] | None = None,
                  config: Mapping[str, Any] | None = None):
         """``settings`` is the content of processor_config.json, ``config`` that of config.json."""
         self.tokenizer = tokenizer
@@ -148,7 +148,8 @@ class Processor:
         prompt, sources = self.read(prompt, images, videos)
         if isinstance(prompt, str):
             return self.inputs(prompt, sources, policy, whole=True)
-        return self.inputs(self._rendered(prompt, tools, template), sources, policy)
+        text = self._rendered(prompt, tools, template)
+        return self.inputs(text, sources, policy, whole=not self.tokenizer.has_chat_template)
 
     def read(self, prompt: Any, images: Any = None, videos: Any = None) -> tuple[Any, list[Source]]:
         """(text, or messages as the chat template takes them, the sources of the media in it, in order)."""

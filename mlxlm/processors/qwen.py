@@ -20,6 +20,7 @@ class Patched:
     patch_size: int = 14
     temporal_patch_size: int = 2
     merge_size: int = 2
+    size: Any = None
 
     def _limits(self, settings: Mapping[str, Any]) -> None:
         """``min_pixels`` and ``max_pixels`` are the older words for the two of ``size``."""

@@ -139,6 +139,7 @@ def _container(source: Source, policy: MediaPolicy) -> Iterator[Any]:
     """An open container with a film in it; whatever FFmpeg raises becomes a MediaError."""
     try:
         import av
+        from av.error import FFmpegError
     except ImportError as error:
         raise MediaError("videos need the package av", where=source.where, hint="pip install 'mlxlm[video]'") from error
     opened, closed = _file(source, policy), {"format_whitelist": CONTAINERS, "protocol_whitelist": "-"}
@@ -147,7 +148,7 @@ def _container(source: Source, policy: MediaPolicy) -> Iterator[Any]:
             if not found.streams.video:
                 raise MediaError("it has no pictures", where=source.where)
             yield found
-    except (av.FFmpegError, ValueError, OSError, RuntimeError, EOFError) as error:
+    except (FFmpegError, ValueError, OSError, RuntimeError, EOFError) as error:
         raise MediaError(f"no video that can be read ({str(error)[:120]})", where=source.where) from error
 
 

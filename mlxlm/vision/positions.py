@@ -42,7 +42,8 @@ class GridPositions:
 
     def _grids(self, name: str, media: Mapping[str, mx.array]):
         """(t, h, w, interval) of each stretch of the prompt that one item fills."""
-        for i, (t, h, w) in enumerate(np.array(media[name]).tolist() if name in media else ()):
+        grids: list[list[int]] = np.array(media[name]).reshape(-1, 3).tolist() if name in media else []
+        for i, (t, h, w) in enumerate(grids):
             if name in self._framewise:
                 yield from [(1, h, w, 1.0)] * t
             else:
@@ -57,5 +58,5 @@ class GridPositions:
                                   where="prompt", found=f"token {tokens[start]} at {start}",
                                   expected=f"{end - start} of them" if t else "no more of them")
         at = np.indices(shape).reshape(3, -1)
-        at[0] = (at[0] * interval).astype(np.int64)
+        at[0] = (at[0].astype(np.float32) * np.float32(interval)).astype(np.int64)
         return at, end

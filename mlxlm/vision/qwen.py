@@ -3,7 +3,7 @@
 Qwen 2, 2.5, 3 and GLM-OCR differ in norms, MLPs, mergers and how far a patch sees; each difference is a part.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -116,7 +116,7 @@ class Patches(nn.Module):
         self._dims = (c.in_channels, c.temporal_patch_size, size, size)
 
     def __call__(self, pixels: mx.array) -> mx.array:
-        weight = self.proj.weight
+        weight = self.proj["weight"]
         x = pixels.reshape(-1, *self._dims).moveaxis(1, -1).flatten(1).astype(weight.dtype)
         return ops.linear(x, weight.flatten(1), self.proj.get("bias"))
 
@@ -230,7 +230,7 @@ class Tower(nn.Module):
         return self(pixels, (t, h, w))
 
 
-def by_grid(media: dict[str, mx.array]) -> list[Item]:
+def by_grid(media: Mapping[str, mx.array]) -> list[Item]:
     """Splits media whose first array has t·h·w rows for each row (t, h, w) of the second; others have one entry."""
     pixels, grids, *more = media
     sizes = np.array(media[grids]).reshape(-1, 3).prod(axis=1)

@@ -13,7 +13,7 @@ from ..vision.positions import GridPositions
 from ..vision.qwen import Attention, Block, GridConfig, Patches, Tower
 from ..vlm import VisionLanguage
 from ..weights import Each
-from .qwen2_5_vl import NAMES, VALUES, sights
+from .qwen2_5_vl import NAMES, SAVED, VALUES, sights
 
 
 @dataclass(kw_only=True)
@@ -84,4 +84,4 @@ def build(c: Config) -> VisionLanguage:
 
 
 DOWNSAMPLE = Each("^vision_tower.downsample.weight", lambda w, c: w.moveaxis(1, -1))
-ARCHITECTURE = Architecture(Config, build, NAMES, (*VALUES, DOWNSAMPLE))
+ARCHITECTURE = Architecture(Config, build, NAMES, (*VALUES, DOWNSAMPLE), SAVED)

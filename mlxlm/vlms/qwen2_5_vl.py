@@ -99,4 +99,5 @@ NAMES = (
     TextRules(),
 )
 VALUES = (Each("^vision_tower.patch_embed.proj.weight", patches_to_mlx), TextRules(kind="values"))
-ARCHITECTURE = Architecture(Config, build, NAMES, VALUES)
+SAVED = (TextRules(kind="saved"),)
+ARCHITECTURE = Architecture(Config, build, NAMES, VALUES, SAVED)

@@ -8,7 +8,7 @@ from ..layers import LayerNorm, activation
 from ..vision.positions import GridPositions
 from ..vision.qwen import MLP, Attention, Block, GridConfig, Patches, Tower
 from ..vlm import VisionLanguage
-from .qwen2_5_vl import NAMES, VALUES, Merger, sights
+from .qwen2_5_vl import NAMES, SAVED, VALUES, Merger, sights
 
 EPS = 1e-6
 
@@ -55,4 +55,4 @@ def build(c: Config) -> VisionLanguage:
     return VisionLanguage(seeing, c.text_config.build(), sights(c, seeing), positions=positions)
 
 
-ARCHITECTURE = Architecture(Config, build, NAMES, VALUES)
+ARCHITECTURE = Architecture(Config, build, NAMES, VALUES, SAVED)

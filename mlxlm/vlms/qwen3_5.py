@@ -6,7 +6,7 @@ from ..architecture import Architecture, TextHalf
 from ..vision.qwen3 import VisionConfig
 from ..weights import Drop
 from . import qwen3_vl
-from .qwen2_5_vl import NAMES, VALUES
+from .qwen2_5_vl import NAMES, SAVED, VALUES
 
 
 @dataclass(kw_only=True)
@@ -17,4 +17,4 @@ class Config:
     video_token_id: int = 248_057
 
 
-ARCHITECTURE = Architecture(Config, qwen3_vl.build, (Drop("^mtp"), *NAMES), VALUES)
+ARCHITECTURE = Architecture(Config, qwen3_vl.build, (Drop("^mtp"), *NAMES), VALUES, SAVED)

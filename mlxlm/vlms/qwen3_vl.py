@@ -7,7 +7,7 @@ from ..vision import qwen3
 from ..vision.positions import GridPositions
 from ..vision.qwen3 import Qwen3Tower
 from ..vlm import VisionLanguage
-from .qwen2_5_vl import NAMES, VALUES, sights
+from .qwen2_5_vl import NAMES, SAVED, VALUES, sights
 
 
 @dataclass(kw_only=True)
@@ -31,4 +31,4 @@ def build(c) -> VisionLanguage:
     return VisionLanguage(seeing, c.text_config.build(), sights(c, seeing), positions=positions)
 
 
-ARCHITECTURE = Architecture(Config, build, NAMES, VALUES)
+ARCHITECTURE = Architecture(Config, build, NAMES, VALUES, SAVED)
