@@ -103,8 +103,8 @@ class Processor:
     inline: ClassVar[dict[str, str]] = {}
     both_ways: ClassVar[bool] = False  # the prompt's tokens all see each other
 
-    def __init__(self, tokenizer: Any, image_processor: Any = None, video_processor: Any = None, settings: Mapping[str, Any] | None = None,
-                 config: Mapping[str, Any] | None = None):
+    def __init__(self, tokenizer: Any, image_processor: Any = None, video_processor: Any = None,
+                 settings: Mapping[str, Any] | None = None, config: Mapping[str, Any] | None = None):
         """``settings`` is the content of processor_config.json, ``config`` that of config.json."""
         self.tokenizer = tokenizer
         self.image_processor, self.video_processor = image_processor, video_processor
