@@ -170,6 +170,9 @@ class Decoder(nn.Module):
 
     def speak(self, x: mx.array, state: State, positions=None, shared: dict[Any, Any] | None = None) -> mx.array:
         """Logits from embeddings (B, L, dim): where a vision-language model comes in. See `Step` for the rest."""
-        h = self.backbone(x, state, positions, shared)
+        return self.head(self.backbone(x, state, positions, shared))
+
+    def head(self, h: mx.array) -> mx.array:
+        """Logits from what the backbone gave (B, L, dim)."""
         logits = self.lm_head(h) if "lm_head" in self else self.backbone.embedding.as_linear(h)
         return logits if self._finish is None else self._finish(logits)

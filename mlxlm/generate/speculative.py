@@ -41,6 +41,8 @@ class SpeculativeIterator(TokenIterator):
         self._known = [*before, *self.prompt.tolist()]
         self._base = len(before) - self.cached_tokens  # of what is known, the cache has read this plus its offset
         self._checkpoint: Checkpoint | None = None
+        if hasattr(drafter, "listening") and self.media is None:
+            self.model = drafter.listening(self._base)  # type: ignore[attr-defined]
         vocab = getattr(getattr(model, "config", None), "vocab_size", None)
         self._vocab = vocab if isinstance(vocab, int) else None
 
