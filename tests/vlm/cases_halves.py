@@ -46,12 +46,13 @@ def frames(patch: int, merge: int = 1):
 
 
 def tiles(side: int, count: int):
-    """Idefics' tiles: as many as a size's product, the last of each image filled in part; one is all padding."""
+    """Idefics' tiles: as many as a size's product, the last of each image filled in part; zeros fill up the eight."""
 
     def make(sizes, rng):
         numbers = [h * w for h, w in sizes]
-        pixels = rng.standard_normal((1, sum(numbers), 3, side, side)).astype(np.float32)
-        mask = np.ones((1, sum(numbers), side, side), np.int64)
+        pixels, mask = np.zeros((1, 8, 3, side, side), np.float32), np.zeros((1, 8, side, side), np.int64)
+        pixels[:, : sum(numbers)] = rng.standard_normal((sum(numbers), 3, side, side))
+        mask[:, : sum(numbers)] = 1
         for last, (h, w) in zip(np.cumsum(numbers) - 1, sizes, strict=True):
             mask[0, last, 4 * (h + 1) :] = mask[0, last, :, 4 * (w + 1) :] = 0
         return {"pixel_values": pixels, "pixel_attention_mask": mask}, [n * count for n in numbers]
@@ -116,7 +117,7 @@ CASES = (
         vision={**SIGLIP, "model_type": "idefics3_vision"},
         root=dict(scale_factor=3),
         media=tiles(24, 4),
-        sizes=((1, 1), (1, 1)),
+        sizes=((2, 3), (1, 1)),
     ),
     Case(
         "smolvlm",
@@ -125,7 +126,7 @@ CASES = (
         vision={**SIGLIP, "model_type": "smolvlm_vision"},
         root=dict(scale_factor=2),
         media=tiles(24, 9),
-        sizes=((1, 1), (1, 1)),
+        sizes=((1, 3), (2, 1)),
     ),
     Case(
         "llava",
