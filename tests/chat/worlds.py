@@ -31,7 +31,8 @@ OPENED = r"(?:(<think>\n)(?:\n</think>\n\n)?)?"
 CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 HARMONY_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|return|>", "<|call|>")
 HARMONY = (
-    "{# tools #}{%- for m in messages %}{{ '<|start|>' + m.role + '<|message|>' + (m.content or '') + '<|end|>' }}{% endfor %}"
+    "{# tools #}"
+    "{%- for m in messages %}{{ '<|start|>' + m.role + '<|message|>' + (m.content or '') + '<|end|>' }}{% endfor %}"
     "{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
 )
 
