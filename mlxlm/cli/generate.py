@@ -18,6 +18,7 @@ Examples:
   mlxlm generate --model ./model --prompt "Hello" --max-tokens 100 --temp 0.7
   git diff | mlxlm generate ./model.gguf --system-prompt "Write a commit message."
   mlxlm generate ./model --messages chat.json --json
+  mlxlm generate qwen2_5VL3BInstruct4Bit --image cat.png "What is it?"
 """
 
 
@@ -27,6 +28,8 @@ Examples:
 @click.option("-p", "--prompt", metavar="TEXT", help="The prompt, where it isn't an argument; - reads standard input.")
 @click.option("--prompt-file", metavar="FILE", help="Read the prompt from a file.")
 @click.option("--messages", metavar="FILE", help="Read a conversation as JSON from a file, or - for standard input.")
+@click.option("--image", "images", metavar="PATH", multiple=True, help="A picture, by path or URL; may be repeated.")
+@click.option("--video", "videos", metavar="PATH", multiple=True, help="A film, by path or URL; may be repeated.")
 @template_options
 @click.option("--prefill-response", metavar="TEXT", help="How the answer begins.")
 @click.option("--ignore-chat-template", is_flag=True, help="Give the model the prompt as it is.")
@@ -48,7 +51,8 @@ def command(arguments: tuple[str, ...], model: str | None, prompt: str | None, a
     text = read_prompt(prompt, options["prompt_file"], options["messages"])
     if options["logprobs"] is not None and not as_json:
         raise UsageError("only --json can show it", where="--logprobs")
-    chosen = parameters(options)
+    media = {kind: list(options[kind]) for kind in ("images", "videos") if options[kind]}
+    chosen = {**parameters(options), **media}
     prompted = _for_template(text, options)
     loaded, processor = load(source, options)
     if prompted is None or (isinstance(text, str) and not processor.has_chat_template and not _template_asked(options)):

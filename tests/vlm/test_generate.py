@@ -174,3 +174,18 @@ def test_a_cancelled_prompt_leaves_a_cache_that_goes_on(loaded):
     logits = model(mx.array(rest.ids)[None], cache=cache, **rest.media)[0, -1]
     expected = fresh(model, processor, "Look at it and tell", images=[picture(1)])
     assert np.abs(np.array(logits) - expected).max() <= 1e-5 * expected.std()
+
+
+def test_the_command_line_takes_pictures(folder, loaded, tmp_path):
+    from click.testing import CliRunner
+
+    from mlxlm.cli.generate import command
+
+    picture(1).save(tmp_path / "one.png")
+    asked = [str(folder), "What?", "--image", str(tmp_path / "one.png"), "--json", "--max-tokens", "4"]
+    done = CliRunner().invoke(command, asked)
+    answer = json.loads(done.output)
+    assert answer["prompt_token_ids"] == loaded[1]("What?", images=picture(1)).ids
+    assert answer["text"] == generate(*loaded, [{"role": "user", "content": "What?"}], images=picture(1), max_tokens=4)
+    missing = CliRunner().invoke(command, [*asked[:3], str(tmp_path / "two.png")])
+    assert isinstance(missing.exception, MediaError) and "not there" in str(missing.exception)
