@@ -14,6 +14,8 @@ import mlx.core as mx
 
 from .errors import WeightError
 
+# long: all kinds of rules, which refer to each other
+
 Weights = dict[str, mx.array]
 KINDS = ("weight", "bias", "scales", "biases")  # what a module may hold
 
