@@ -54,13 +54,14 @@ class Reply(str):
 
     @classmethod
     def of(cls, events: list[ChatEvent]) -> Reply:
-        """The last answer of a turn's events, with the calls and results of all of them."""
+        """The last answer of a turn's events, with the results of all of them."""
         ends = [at for at, event in enumerate(events) if event.finish_reason]
         last = events[(ends[-2] + 1 if len(ends) > 1 else 0):]
+        after = events[ends[-1] + 1:] if ends else []
         made = cls("".join(event.text for event in last))
         made.reasoning = "".join(event.reasoning for event in last)
         made.results = tuple(result for event in events for result in event.results)
-        done = {result.call.id for result in made.results}
+        done = {result.call.id for event in after for result in event.results}
         made.tool_calls = tuple(c for event in last for c in event.tool_calls if c.id not in done)
         made.rejected = tuple(rejected for event in last for rejected in event.rejected)
         made.finish_reason = events[ends[-1]].finish_reason if ends else None
@@ -146,6 +147,8 @@ class Turn:
                 return
             results = [self._result(call, answer) for call in answer.calls if self.toolkit.answers(call)]
             self.messages += [result_message(result.call, result.content) for result in results]
+            if results and self.chosen.get("tool_choice", "none") != "none":
+                self.chosen = {**self.chosen, "tool_choice": "auto"}  # what was asked for has been called
             unread = self._unread(answer)
             if results:
                 yield ChatEvent(results=tuple(results))

@@ -166,6 +166,22 @@ def test_the_rounds_have_a_limit():
     assert [c.id for c in chat.pending] == [c.id for c in reply.tool_calls]
 
 
+def test_a_call_that_is_required_is_required_once():
+    chat = session(lambda prompt: "It is noon." if "noon in" in prompt else CALL, tools=[now])
+    reply = chat.respond("Time?", tool_choice="required")
+    assert reply == "It is noon." and len(reply.results) == 1
+    assert session(lambda prompt: CALL, tools=[now]).respond("Time?", tool_choice="none") == CALL
+
+
+def test_calls_of_one_id_in_two_rounds_are_told_apart():
+    call = CALL.replace('{"name"', '{"id": "same", "name"')
+    schema = {"type": "function", "function": {"name": "other", "parameters": {}}}
+    chat = session([call, call.replace('"now"', '"other"')], tools=[now, schema])
+    reply = chat.respond("Time?")
+    assert [(c.name, c.id) for c in reply.tool_calls] == [("other", "same")] and len(reply.results) == 1
+    assert [c.name for c in chat.pending] == ["other"]
+
+
 def test_approval_is_asked_for_before_each_call():
     asked = []
     for answer, content in ((True, "noon in CET"), (False, '{"error": "the user declined this call"}'),
