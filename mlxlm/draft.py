@@ -30,7 +30,7 @@ class Advice:
 
 @dataclass
 class Draft:
-    """A model that drafts, or a layer of the model's own (``ahead``): ``k`` tokens at once, after a ``lookup`` if so."""
+    """A model that drafts, or a layer of the model's own (``ahead``): ``k`` tokens at once; ``lookup`` comes first."""
 
     model: Any = None
     processor: Any = None

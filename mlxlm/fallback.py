@@ -144,7 +144,7 @@ def _contract() -> type:
 
     from mlx.utils import tree_flatten
 
-    from .cache import State
+    from .cache import Checkpoint, State
 
     class Borrowed(State):
         """A State over the other package's caches, which don't all count their tokens."""
@@ -164,6 +164,15 @@ def _contract() -> type:
 
         def copy(self) -> "Borrowed":
             return type(self)((deepcopy(c) for c in self), self.offset, self.left_padding)
+
+        def checkpoint(self, ahead: int | None = None) -> Checkpoint:
+            return Checkpoint(self.offset, self.expected, tuple(deepcopy(c) for c in self), self.shift)
+
+        def rewind(self, checkpoint: Checkpoint) -> int:
+            n = self.offset - checkpoint.offset
+            self[:] = [deepcopy(c) for c in checkpoint.layers]
+            self.offset, self.expected = checkpoint.offset, checkpoint.expected
+            return n
 
         @property
         def nbytes(self) -> int:

@@ -43,12 +43,24 @@ class CachePolicy:
             finished = [self._applied(part) for part in cache.parts]
             cache.parts = [part for part, _ in finished]
             return cache, all(done for _, done in finished)
+        if not isinstance(cache, LayerCache):
+            return self._foreign(cache)
         if type(cache) is not KVCache:
             return cache, True
         if cache.offset < self.start or not cache.buffers:
             return cache, False
         group = group_of([b.shape[3] for b in cache.buffers], self.group_size)
         return (cache, True) if group is None else (QuantizedKVCache.of(cache, group, self.bits or 8), True)
+
+
+    def _foreign(self, cache: Any) -> tuple[Any, bool]:
+        """The same for another package's growing cache, which packs itself."""
+        if type(cache).__name__ != "KVCache" or not hasattr(cache, "to_quantized"):
+            return cache, True
+        if cache.offset < self.start or cache.keys is None:
+            return cache, False
+        group = group_of([cache.keys.shape[3], cache.values.shape[3]], self.group_size)
+        return (cache, True) if group is None else (cache.to_quantized(group_size=group, bits=self.bits), True)
 
 
 @dataclass(frozen=True)

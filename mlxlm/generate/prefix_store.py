@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from ..cache import Checkpoint, State
 from ..cache.radix import RadixTree
@@ -193,10 +194,11 @@ def plain(state: State) -> bool:
 
 
 def _arrays(checkpoint: Checkpoint) -> list[mx.array]:
-    def flat(mark: Any) -> list[mx.array]:
-        return [a for part in mark for a in flat(part)] if isinstance(mark, list) else mark.state if mark else []
+    def flat(mark: Any) -> list[Any]:
+        return [a for part in mark for a in flat(part)] if isinstance(mark, list) else [mark.state] if mark else []
 
-    return [a for mark in checkpoint.layers for a in flat(mark)]
+    leaves = tree_flatten([flat(mark) for mark in checkpoint.layers])
+    return [leaf for _, leaf in leaves if isinstance(leaf, mx.array)]
 
 
 def model_key(model: Any, settings: str = "") -> str:

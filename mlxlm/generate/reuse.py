@@ -51,6 +51,8 @@ class Reuse:
         """After each stretch: a checkpoint at a border, and every so many tokens."""
         if not isinstance(state, State) or not (state.offset in self._borders or state.offset % self.store.every == 0):
             return
+        if type(state) is not State and state.can_trim(state.offset):
+            return  # another package's: a checkpoint would copy all of it
         checkpoint = state.checkpoint()
         if not plain(state) or any(mark is not None for mark in checkpoint.layers):
             self._checkpoints[state.offset] = checkpoint

@@ -369,3 +369,29 @@ def test_what_can_not_be_done_is_told(talker):
     for wrong in (dict(num_draft_tokens=0), dict(draft=5), dict(draft="mtp"), dict(draft="other")):
         with pytest.raises(GenerationError):
             stream_generate(net, processor, "Hello", **wrong)
+
+
+@pytest.mark.parametrize("name", ["stablelm", "mamba", "cohere2"])
+def test_modules_of_another_package_come_back_too(name):
+    """mlx-lm's caches are copied, as a rotating buffer or a recurrent state of its own can't be trimmed."""
+    from mlxlm.registry import LLMTypeRegistry
+
+    shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+    heads = {**shape, "num_attention_heads": 4, "num_key_value_heads": 2, "layer_norm_eps": 1e-5, "rope_theta": 5000.0}
+    configs = {
+        "stablelm": {**heads, "model_type": "stablelm", "partial_rotary_factor": 0.25, "use_qkv_bias": True},
+        "mamba": {**shape, "model_type": "other_mamba", "state_size": 8, "conv_kernel": 4, "use_bias": False,
+                  "use_conv_bias": True, "time_step_rank": 4},
+        "cohere2": {**heads, "model_type": "cohere2", "head_dim": 8, "logit_scale": 0.5, "attention_bias": False,
+                    "layer_norm_bias": False, "sliding_window": 4, "sliding_window_pattern": 2},
+    }
+    registry = LLMTypeRegistry()
+    registry._tables = {"types": {}, "fallback": {"other_mamba": "mamba"}}
+    mx.random.seed(1)
+    net = registry.create(configs[name])
+    prompt = [p % 64 for p in PROMPT]
+    expected = plain(net, prompt, 25)
+    for wrong in (1, 2, 10**9):
+        it, *found = speculated(net, Guess([*prompt, *expected[0]], wrong), prompt, 25)
+        same(found, expected)
+        assert (it.accepted > 0) == (wrong > 1)
