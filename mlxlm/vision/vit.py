@@ -27,7 +27,7 @@ class VisionConfig:
         "vocab_size", "projection_dim", "tie_word_embeddings", "num_image_tokens", "projector_hidden_act",
         "use_base_siglip", "vision_use_head", "skip_vision", "position_embedding_type", "num_positions",
         "max_num_patches", "spatial_merge_size", "num_attention_layers", "tokens_per_image", "layer_types",
-        "num_beams", "num_beam_groups", "num_return_sequences", "head_dim",
+        "num_beams", "num_beam_groups", "num_return_sequences", "head_dim", "is_composition",
     })  # fmt: skip
 
     hidden_size: int = 768
