@@ -161,6 +161,38 @@ def test_copies_are_bounded_and_only_made_where_they_are_needed():
     assert none.respond("b") == "A." and none.memory.snapshots == []
 
 
+class Theirs(Ledger):
+    """A layer's cache as other packages make it: in a plain list, and with other names."""
+
+    def is_trimmable(self):
+        return self.trims
+
+    def empty(self):
+        return not self.ids
+
+
+class Foreign(Actor):
+    def make_cache(self, max_kv_size=None):
+        return [Theirs(self.trims)]
+
+    def __call__(self, tokens, cache):
+        own = State([cache[0]])
+        return super().__call__(tokens, own)
+
+
+@pytest.mark.parametrize("trims", [True, False])
+def test_caches_of_other_packages(trims):
+    tokenizer = make_tokenizer(STRIPPING)
+    model = Foreign(tokenizer, ["A long answer.", "Another.", "Third."], trims=trims)
+    chat = ChatSession(model, tokenizer)
+    chat.respond("A")
+    before = len(model.read)
+    reply = chat.respond("B")
+    assert reply == "Another." and reply.stats.cached_tokens >= len(prompts(chat)[0]) - 1
+    assert len(model.read) - before < len(prompts(chat)[1]) and chat.memory.keys == chat.memory.cache[0].ids
+    assert chat.retry() == "Another."
+
+
 def test_copies_are_bounded_in_bytes():
     memory = Memory(most=9, most_bytes=2500)
     rigid = Ledger(trims=False)
