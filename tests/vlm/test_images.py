@@ -42,8 +42,9 @@ def test_every_kind_of_source_gives_the_same_pixels(tmp_path):
     uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     escaped = "data:image/png," + "".join(f"%{byte:02x}" for byte in data)
     floats = np.array(image, np.float32) / 255
-    sources = (str(path), path, f"file://{path}", uri, escaped, data, bytearray(data), io.BytesIO(data), path.open("rb"),
-               image, expected, np.moveaxis(expected, -1, 0), floats, expected.astype(np.int64))
+    files = (io.BytesIO(data), path.open("rb"))
+    sources = (str(path), path, f"file://{path}", uri, escaped, data, bytearray(data), *files, image,
+                expected, np.moveaxis(expected, -1, 0), floats, expected.astype(np.int64))
     for source in sources:
         assert (pixels(source) == expected).all()
 

@@ -53,7 +53,8 @@ def test_towers_and_merged_embeddings(row, loaded):
         x = merged.x[0] if isinstance(merged.x, tuple) else merged.x
         assert_close(np.array(x)[0], reference.embeddings(model, case, prompt))
         if not ("pixel_values" in prompt.media and "pixel_values_videos" in prompt.media):
-            seen = [r.first for s in loaded._sights for r in loaded._seen(s, mx.array(prompt.ids)[None], arrays(prompt))]
+            ids = mx.array(prompt.ids)[None]
+            seen = [r.first for s in loaded._sights for r in loaded._seen(s, ids, arrays(prompt))]
             assert_close(np.concatenate([np.array(r) for r in seen]), reference.rows(model, case, prompt))
 
 

@@ -74,3 +74,24 @@ def test_positions_go_on_from_where_a_conversation_stands(first):
         assert (placed.positions == expected + first).all()
         for at, shift in placed.shifts:
             assert expected[:, :at].max() + 1 == at + shift
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl-windows", "qwen3_vl-deepstack", "glm_ocr-images"])
+def test_a_left_padded_batch(name, tmp_path):
+    """Rows of other lengths, each with pictures of its own, are what they are alone; so is what they say next."""
+    case = next(c for c in CASES if c.name == name)
+    model = reference.build(case)
+    prompts = [reference.prompt(case, case.sizes, length=7), reference.prompt(case, case.sizes[:1])]
+    length = max(len(p.ids) for p in prompts)
+    pads = [length - len(p.ids) for p in prompts]
+    ids = np.stack([np.pad(p.ids, (pad, 0), constant_values=3) for p, pad in zip(prompts, pads, strict=True)])
+    media = {k: mx.concatenate([mx.array(p.media[k]) for p in prompts]) for k in prompts[0].media}
+    loaded = load_model(reference.save(model, tmp_path / "model"))
+    cache = loaded.make_cache(left_padding=pads)
+    found = [np.array(loaded(mx.array(ids), cache=cache, **media))]
+    more = np.array([[5, 6], [7, 8]], np.int32)
+    found += [np.array(loaded(mx.array(more[:, i : i + 1]), cache=cache)) for i in (0, 1)]
+    found = np.concatenate(found, axis=1)
+    for row, (prompt, pad) in enumerate(zip(prompts, pads, strict=True)):
+        whole = reference.Prompt(np.concatenate([prompt.ids, more[row]]), prompt.media)
+        assert_close(found[row, pad:], reference.logits(model, case, whole))
