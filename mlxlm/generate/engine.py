@@ -1,6 +1,7 @@
 """The face of batches: `batch_generate` for a list of prompts, and an engine that requests may join at any time."""
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -12,14 +13,18 @@ from typing import Any
 import mlx.core as mx
 
 from ..cache import State
-from ..errors import BusyError, GenerationError
-from .batch import BatchLoop, BatchResponse, Generation, several_parameters
+from ..errors import BusyError, GenerationError, MemoryLimitError
+from ..memory import CacheCost, budget, size
+from .batch import BatchLoop, BatchResponse, Generation, batchable, several_parameters
 from .checks import integer, number, several
 from .interrupt import DeferredInterrupt
-from .loop import arrays_of
+from .loop import TokenIterator, arrays_of, context_size
 from .memory import wired_memory
 from .parameters import GenerateParameters
 from .stream import GenerationStats, Piece, TextStream
+
+UNKNOWN = 4096
+"""Tokens to count on for an answer without a limit, where the model names no context."""
 
 
 def batch_generate(model, processor, prompts, *, each: Sequence[dict[str, Any]] | None = None, max_batch: int = 16,
@@ -57,7 +62,8 @@ def batch_generate(model, processor, prompts, *, each: Sequence[dict[str, Any]] 
 
 
 def _stream(model, processor, prompt, keywords: dict[str, Any], configuration) -> TextStream:
-    parameters = GenerateParameters.of(keywords)
+    # A batch's passes are full without guesses.
+    parameters = replace(GenerateParameters.of(keywords), draft=False, prompt_lookup=False)
     if parameters.cache is not None:
         if not isinstance(parameters.cache, State):
             raise GenerationError("a batch can't go on from this cache", where="cache",
@@ -152,16 +158,19 @@ class BatchEngine:
     """Answers requests that come at any time, from any thread, in passes that they share.
 
     max_batch: rows of a pass. max_queue: requests that may wait for a place. prefill_tokens: prompt tokens read between
-    two passes, so that a long prompt doesn't keep the others waiting. memory_budget: bytes that the caches of the
-    requests in work may take by estimate; None for what is free when the engine is made.
+    two passes, so that a long prompt doesn't keep the others waiting. memory_budget: bytes ("4G") that the caches of
+    the requests in work may come to take; others wait. None for what is free now, "off" for no bound.
 
     Use it in a ``with`` block, or call `close`. One thread of its own computes, begun with the first request.
     """
 
     def __init__(self, model, processor, *, max_batch: int = 16, max_queue: int = 256, prefill_tokens: int = 512,
-                 memory_budget: int | None = None, configuration=None):
+                 memory_budget: int | str | None = None, configuration=None):
         self.model, self.processor, self.configuration = model, processor, configuration
-        self._loop = BatchLoop(model, max_batch=max_batch, prefill_tokens=prefill_tokens)
+        found = budget(memory_budget)
+        self._loop = BatchLoop(model, max_batch=max_batch, prefill_tokens=prefill_tokens,
+                               budget=math.inf if found is None else found)
+        self._cost = CacheCost(model) if found is not None and batchable(model) else None
         self.max_queue = integer("max_queue", max_queue, 1)
         self._arrived: list[Generation] = []
         self._open = 0
@@ -187,6 +196,7 @@ class BatchEngine:
             self._open += 1  # held while the prompt is made ready, outside of the lock
         try:
             request = Request(_stream(self.model, self.processor, prompt, parameters, self.configuration))
+            cost = self._price(request._stream.source)
         except BaseException:
             self._left()
             raise
@@ -195,7 +205,7 @@ class BatchEngine:
         asked = source.cancelled
         source.cancelled = lambda: request._cancelled.is_set() or asked()
         generation = Generation(request._stream, lambda piece: self._deliver(request, piece),
-                                lambda error: self._deliver(request, error), deadline)
+                                lambda error: self._deliver(request, error), deadline, cost)
         with self._state:
             if self._closed:
                 self._open -= 1
@@ -206,6 +216,20 @@ class BatchEngine:
                 self._thread.start()
             self._state.notify_all()
         return request
+
+    def _price(self, source: TokenIterator) -> int:
+        """Bytes that a request's cache may come to take. Raises MemoryLimitError if they are more than there are."""
+        if self._cost is None:
+            return 0
+        answer = source.limit if source.limit < math.inf else context_size(self.model) or UNKNOWN
+        cost = self._cost.bytes(source.cached_tokens + len(source.prompt) + int(answer), source.chunk,
+                                source.policy.max_size)
+        if cost > self._loop.budget:
+            raise MemoryLimitError(
+                "this request alone takes more than the engine may", where="max_tokens",
+                found=f"{size(cost)} of cache for {len(source.prompt)} tokens and {int(answer)} more",
+                expected=f"at most {size(self._loop.budget)}", hint="Ask for fewer tokens, or raise memory_budget.")
+        return cost
 
     def generate(self, prompt, **parameters) -> str:
         """The whole answer to one prompt, computed along with whatever else is asked."""

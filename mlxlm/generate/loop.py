@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from ..cache import CachePolicy, State
 from ..errors import GenerationError
+from ..memory import check_prompt
 from .checks import function, integer, several, shown
 from .constrain import masked
 from .interrupt import DeferredInterrupt
@@ -60,6 +61,7 @@ class TokenIterator:
     media: the `Inputs` of which the prompt's ids are a part, where it has images or videos.
     constraint: a `Constraint` that every token is held to, applied after the processors.
     reuse: a `Reuse`, which keeps what is read here for later prompts.
+    memory_limit: bytes that MLX may hold ("12G"), or "off": a prompt that has no room is refused.
 
     ``tokens`` lists the ids yielded so far. When iteration stops, for whatever reason, the cache holds the
     first ``cache.offset - cached_tokens`` ids of the prompt and ``tokens`` together: Ctrl-C waits for the end
@@ -72,7 +74,7 @@ class TokenIterator:
                  quantized_kv_start: int = 5000, prefill_step_size: int = 512,
                  prompt_progress_callback: Callable[[int, int], Any] | None = None,
                  beyond_context: bool = False, cancel: Callable[[], bool] | None = None, constraint: Any = None,
-                 media: Any = None, reuse: Any = None):
+                 media: Any = None, reuse: Any = None, memory_limit: int | str | None = None):
         if not callable(model) or not hasattr(model, "make_cache"):
             raise GenerationError("not a model", where="model", found=shown(model),
                                   expected="the first of the two things that mlxlm.load returns")
@@ -93,6 +95,7 @@ class TokenIterator:
             self.cache.policy = self.policy
         bounded = max_kv_size is None and not beyond_context
         self.limit = self._token_limit(max_tokens, context_size(model) if bounded else None)
+        self._check_memory(memory_limit, max_kv_size)
         self.tokens: list[int] = []
         self._begun = False
         self._interrupt = DeferredInterrupt()
@@ -123,6 +126,13 @@ class TokenIterator:
                 hint="Shorten it, pass max_kv_size to forget the oldest tokens, or try beyond_context=True.")
         # The last token is drawn from the logits at the last position, and needs no position itself.
         return min(limit, room + 1)
+
+    def _check_memory(self, limit: int | str | None, window: int | None) -> None:
+        if isinstance(self.cache, State):
+            bits, group = self.policy.bits, self.policy.group_size
+            ratio = (bits + 32 / group) / 16 if bits else 1.0
+            check_prompt(self.model, len(self.prompt), cached=self.cached_tokens, chunk=self.chunk,
+                         more=self.limit, window=window, ratio=ratio, limit=limit)
 
     def _tokens(self) -> Iterator[tuple[int, mx.array]]:
         for _ in self.prefill():

@@ -18,7 +18,7 @@ _SAMPLING = ("temperature", "top_p", "min_p", "min_tokens_to_keep", "top_k", "xt
 _PENALTIES = ("logit_bias", "repetition_penalty", "repetition_context_size", "presence_penalty",
               "presence_context_size", "frequency_penalty", "frequency_context_size")
 _LOOP = ("max_tokens", "cache", "max_kv_size", "kv_bits", "kv_group_size", "quantized_kv_start",
-         "prefill_step_size", "prompt_progress_callback", "beyond_context")
+         "prefill_step_size", "prompt_progress_callback", "beyond_context", "memory_limit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class GenerateParameters:
     num_draft_tokens: how many tokens to guess at most; fewer where guesses turn out wrong.
     prompt_lookup: guess what followed the last few tokens when they stood in the text before.
     top_logprobs: each piece lists so many of the likeliest tokens.
+    memory_limit: bytes that MLX may hold ("12G"), or "off": a prompt that has no room is refused.
     response_format: what the answer must be: a JSON schema, a type, a pattern, choices, a grammar; see `as_grammars`.
     images, videos: one or several, for a vision-language model; see docs/vision.md for what each may be. They fill the
         parts of messages that name no source of their own, else come before the text of the user's last message.
@@ -83,6 +84,7 @@ class GenerateParameters:
     beyond_context: bool = False
     cancel: Any = None
     top_logprobs: int = 0
+    memory_limit: int | str | None = None
     response_format: Any = None
     tools: Sequence[Any] | None = None
     tool_choice: Any = "auto"
