@@ -5,7 +5,8 @@ text stands around them; its image processor makes the arrays. Everything else i
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import mlx.core as mx
 import numpy as np
 
-from ..errors import MediaError, TemplateError, UsageError
+from ..errors import ConfigError, MediaError, TemplateError, UsageError
 from ..vlm import content_key
 from .messages import MediaPolicy, Source, attached, collected, flattened
 
@@ -248,13 +249,17 @@ class Processor:
         media = []
         for source in sources:
             if source.kind == "image":
-                arrays = self.image_processor([open_image(source, policy)])
-                media.append(Medium("image", arrays, self.image_text(arrays)))
+                image = open_image(source, policy)
+                with _settings_that_fit("image"):
+                    arrays = self.image_processor([image])
+                    media.append(Medium("image", arrays, self.image_text(arrays)))
             else:
                 from .videos import open_video
 
-                arrays = self.video_processor(open_video(source, policy, self.video_processor))
-                media.append(Medium("video", arrays, self.video_text(arrays)))
+                clip = open_video(source, policy, self.video_processor)
+                with _settings_that_fit("video"):
+                    arrays = self.video_processor(clip)
+                    media.append(Medium("video", arrays, self.video_text(arrays)))
         return media
 
     def _spans(self, ids: list[int], media: list[Medium]) -> tuple[tuple[int, int, Medium], ...]:
@@ -277,6 +282,16 @@ class Processor:
 
 
 _PROBE = "the template's probe"
+
+
+@contextmanager
+def _settings_that_fit(kind: str) -> Iterator[None]:
+    """Whatever a damaged preprocessor_config.json leads to becomes a ConfigError."""
+    try:
+        yield
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError) as error:
+        raise ConfigError(f"no {kind} can be processed by these settings ({type(error).__name__}: {str(error)[:100]})",
+                          where=f"{'preprocessor' if kind == 'image' else 'video_preprocessor'}_config.json") from error
 
 
 def several(given: Any) -> list[Any]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..errors import MediaError
 from .base import Processor, concatenated
 from .grids import smart_size, tile_grid, too_large
 from .transforms import BILINEAR, HALF, ImageProcessor, resize
@@ -38,6 +39,8 @@ class Lfm2VlImageProcessor(ImageProcessor):
         split = [self.split(image) for image in images]
         tiles = [self.patches(self.values(tile)) for tiles, _, _ in split for tile in tiles]
         most = self.most_patches
+        if any(len(x) > most for x, _ in tiles):
+            raise MediaError("the image is too long for its width", expected=f"at most {most} patches")
         return {
             "pixel_values": np.stack([np.pad(x, [(0, most - len(x)), (0, 0)]) for x, _ in tiles]),
             "pixel_attention_mask": np.stack([(np.arange(most) < len(x)).astype(np.int32) for x, _ in tiles]),

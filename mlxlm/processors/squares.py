@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..errors import MediaError
 from .base import Processor
 from .grids import shortest_edge
 from .transforms import HALF, ImageProcessor, pad_square, size_pair
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+LONGEST = 200  # times as long as wide
 
 
 class SquareImageProcessor(ImageProcessor):
@@ -37,6 +40,9 @@ class SquareImageProcessor(ImageProcessor):
     def scaled(self, image: "Image") -> "Image":
         """The image resized to ``size``, or so that its shorter side is that long."""
         if isinstance(self.size, Mapping) and "shortest_edge" in self.size:
+            if max(image.size) > LONGEST * min(image.size):  # else a thin line would become a vast picture
+                raise MediaError("the image is too long for its width", found=f"{image.width} by {image.height} pixels",
+                                 expected=f"sides of at most {LONGEST} to 1")
             return self.resized(image, *shortest_edge((image.height, image.width), int(self.size["shortest_edge"])))
         return self.resized(image, *size_pair(self.size))
 

@@ -43,6 +43,7 @@ class VisionConfig:
     def __post_init__(self):
         for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_channels", "patch_size"):
             positive(self, name)
+        positive(self, "num_hidden_layers", 1 << 12)
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 "the tower's hidden_size isn't a multiple of its num_attention_heads",

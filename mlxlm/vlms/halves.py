@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ..architecture import TextHalf
 from ..config import normalize, read, text_part
 from ..decoder import Decoder
-from ..errors import ConfigError
+from ..errors import ConfigError, GenerationError
 from ..vision.vit import patches_to_mlx
+from ..vlm import Item
 from ..weights import Drop, Each, Rename, TextRules
 
 # What transformers assumes where a text half is silent, as many released ones are.
@@ -58,7 +61,8 @@ class HalvesConfig:
     @classmethod
     def text(cls, raw: dict[str, Any]) -> dict[str, Any]:
         """The text half of a config.json, with what it leaves out."""
-        own = raw.get("text_config") or {}
+        own = raw.get("text_config")
+        own = own if isinstance(own, dict) else {}
         kind = own.get("model_type") or cls.TEXT
         inner = {k: v for k, v in text_part({**raw, "text_config": own}).items() if k not in cls.TEXT_UNREAD}
         tied = {"tie_word_embeddings": True} if own.get("tie_word_embeddings") else {}  # the root's false is a default
@@ -91,6 +95,13 @@ class HalvesConfig:
         """``vision_config`` as a tower's own dataclass."""
         where = "config.json, vision_config"
         return read(kind, normalize(self.vision_config, where), where)
+
+
+def beside(item: Item, name: str) -> list[Any]:
+    """The numbers that come with an item's pixels. Raises GenerationError where they don't."""
+    if name not in item:
+        raise GenerationError(f"{name} is missing", where="media", expected="what the processor makes of an image")
+    return np.array(item[name]).tolist()
 
 
 def names(*parts: str) -> tuple:

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import mlx.core as mx
-import numpy as np
 
 from ..architecture import Architecture
 from ..layers import LayerNorm
 from ..vision.projectors import LinearPair, fold
 from ..vlm import Item, Sight, VisionLanguage
 from ..weights import Drop, TextRules, When
-from .halves import HalvesConfig, names
+from .halves import HalvesConfig, beside, names
 
 
 @dataclass(kw_only=True)
@@ -52,7 +51,7 @@ def build(c: Config) -> VisionLanguage:
     projector = Projector(vision.hidden_size, decoder.config.hidden_size, c)
 
     def look(item: Item) -> mx.array:
-        h, w = np.array(item["spatial_shapes"])[0].tolist()
+        h, w = beside(item, "spatial_shapes")[0]
         features = tower(item["pixel_values"][:, : h * w], [(h, w)])
         return projector(mx.unflatten(features, 1, (h, w)))
 

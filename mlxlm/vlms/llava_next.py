@@ -10,7 +10,7 @@ from ..processors.grids import best_frame
 from ..vision.vit import chosen
 from ..vlm import Item, Sight, VisionLanguage
 from . import llava
-from .halves import SAVED, names
+from .halves import SAVED, beside, names
 
 FRAMES = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
@@ -58,7 +58,7 @@ def build(c: Config) -> VisionLanguage:
     pair = llava.projector(c, vision.hidden_size, decoder.config.hidden_size)
 
     def look(item: Item) -> mx.array:
-        height, width = (int(n) for n in item["image_sizes"].flatten().tolist())  # type: ignore[union-attr]
+        height, width = beside(item, "image_sizes")[0]
         frame = best_frame((height, width), c.frames)
         shape = (-(-frame[0] // vision.image_size), -(-frame[1] // vision.image_size))
         pixels = item["pixel_values"]
