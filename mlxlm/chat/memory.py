@@ -90,10 +90,12 @@ class Memory:
             self.store.insert(self.key, self.keys, self.cache, points)
 
     def snapshot(self, cache: Any, length: int) -> None:
-        """Keeps a copy of the cache after ``length`` ids, if tokens can't just be taken back from it."""
-        if length <= 0 or self.most <= 0 or can_take_back(cache, length):
+        """Keeps a copy of the cache after ``length`` ids, if tokens can't always be taken back from it."""
+        if length <= 0 or self.most <= 0 or (type(cache) is not State and can_take_back(cache, length)):
             return
         point = cache.checkpoint() if isinstance(cache, State) else copy.deepcopy(cache)
+        if isinstance(point, Checkpoint) and not any(mark is not None for mark in point.layers):
+            return  # a window that hasn't moved yet may have by the time that it is asked for
         made = Snapshot(length, point, int(getattr(point, "nbytes", 0)))
         self.snapshots = [one for one in self.snapshots if one.length != length] + [made]
         while len(self.snapshots) > self.most or sum(one.nbytes for one in self.snapshots) > self.most_bytes:

@@ -13,6 +13,7 @@ from ..generate import GenerateParameters
 from ..generate.checks import integer
 from ..generate.prefix_store import model_key
 from ..generate.prompt_cache import load_prompt_cache, save_prompt_cache
+from ..generate.reuse import settings_of
 from ..text.messages import check_messages
 from ..tools import ToolCall, result_message
 from . import background, transcript
@@ -52,10 +53,10 @@ class ChatSession:
         self.model, self.processor, self.configuration = model, processor, configuration
         self.instructions = instructions
         self.parameters = {"max_tokens": MAX_TOKENS, **parameters}
-        GenerateParameters.of(self.parameters)
+        settings = settings_of(GenerateParameters.of(self.parameters))
         self.toolkit = Toolkit(tools, functions, approve)
         self.max_tool_rounds = integer("max_tool_rounds", max_tool_rounds, 0)
-        key = model_key(model) if prefix_store is not None else ""
+        key = model_key(model, settings) if prefix_store is not None else ""
         self.memory = Memory(integer("snapshots", snapshots, 0), integer("snapshot_bytes", snapshot_bytes, 0),
                              prefix_store, key)
         self._history: list[dict[str, Any]] = [dict(one) for one in history] if history else []

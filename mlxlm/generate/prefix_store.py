@@ -91,7 +91,7 @@ class PrefixStore:
     def fetch(self, key: str, tokens: Sequence[int]) -> tuple[State | None, int]:
         """(a state of its own, how many of the tokens it has read), or (None, 0).
 
-        key: the model's, see `model_key`. At least one token is left to be read: its logits begin the answer.
+        key: see `key`. At least one token is left to be read: its logits begin the answer.
         """
         ids = np.asarray(tokens, np.int64)
         with self._lock:
@@ -169,23 +169,31 @@ class PrefixStore:
     def _size(self) -> int:
         return sum(entry.nbytes for entry in self._used.values())
 
-    def save(self, folder: Any, model: Any, settings: str = "") -> int:
+    @staticmethod
+    def key(model: Any, **parameters: Any) -> str:
+        """What entries are found by: the model, and those of a generation's parameters that shape its cache."""
+        from .parameters import GenerateParameters
+        from .reuse import settings_of
+
+        return model_key(model, settings_of(GenerateParameters.of(parameters)))
+
+    def save(self, folder: Any, model: Any, **parameters: Any) -> int:
         """Writes a model's entries to a folder, in place of those that are there; returns how many.
 
-        settings: as `model_key` takes them. Raises SourceError where it can't be written.
+        parameters: as `key` takes them. Raises SourceError where it can't be written.
         """
         from .prefix_files import save_entries
 
-        return save_entries(self, folder, model_key(model, settings))
+        return save_entries(self, folder, self.key(model, **parameters))
 
-    def load(self, folder: Any, model: Any, settings: str = "") -> int:
+    def load(self, folder: Any, model: Any, **parameters: Any) -> int:
         """Adds what `save` wrote; returns how many entries.
 
         Raises SourceError for files that are damaged or were written for another model.
         """
         from .prefix_files import load_entries
 
-        return load_entries(self, folder, model, model_key(model, settings))
+        return load_entries(self, folder, model, self.key(model, **parameters))
 
 
 def plain(state: State) -> bool:

@@ -71,8 +71,7 @@ def begin(model: Any, prompt: Any, parameters: Any, border: int | None = None) -
     if parameters.cache is not None:
         raise GenerationError("a cache was given, so prefix_store would have no effect", where="prefix_store",
                               hint="Give one or the other.")
-    names = ("max_kv_size", "kv_bits", "kv_group_size", "quantized_kv_start")
-    key, keys = model_key(model, " ".join(str(getattr(parameters, name)) for name in names)), prompt.keys
+    key, keys = model_key(model, settings_of(parameters)), prompt.keys
     state, reused = store.fetch(key, keys)
     while (whole := prompt.border(reused)) < reused:  # within an image
         state, reused = store.fetch(key, keys[: whole + 1])
@@ -81,6 +80,12 @@ def begin(model: Any, prompt: Any, parameters: Any, border: int | None = None) -
         state = model.make_cache() if size is None else model.make_cache(max_kv_size=size)
     rest = prompt.after(reused) if reused else prompt
     return rest, state, Reuse(store, key, keys, prompt.ids[:reused], [] if border is None else [border])
+
+
+def settings_of(parameters: Any) -> str:
+    """What of a generation's parameters shapes its cache: memories of other settings are other memories."""
+    names = ("max_kv_size", "kv_bits", "kv_group_size", "quantized_kv_start")
+    return " ".join(str(getattr(parameters, name)) for name in names)
 
 
 def turn_border(tokenizer: Any, prompt: Any, parameters: Any, ids: np.ndarray) -> int | None:

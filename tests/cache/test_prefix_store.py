@@ -16,7 +16,7 @@ from mlxlm.cache.radix import RadixTree
 from mlxlm.errors import GenerationError, MLXLMError
 from mlxlm.generate import stream_generate
 from mlxlm.generate.fingerprint import fingerprint
-from mlxlm.generate.prefix_store import PrefixStore, model_key
+from mlxlm.generate.prefix_store import PrefixStore
 from mlxlm.load import load
 
 sequences = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), max_size=12)
@@ -144,7 +144,7 @@ def test_a_chat_goes_on_where_its_last_turn_ended(tmp_path):
 
     for _ in stream_generate(Small(), processor, messages, prefix_store=store, max_tokens=4):
         pass
-    (entry,) = store.entries(model_key(Small(), "None None 64 5000"))
+    (entry,) = store.entries(store.key(Small()))
     # What only opens the answer may be missing from the next prompt: there is a checkpoint before it.
     assert sorted(entry.checkpoints) == [len(rendered), len(prompt) - 1]
 
@@ -250,26 +250,25 @@ def test_a_store_on_disk(kind, processor, tmp_path):
     net, store, rng = model(kind), PrefixStore(every=8), np.random.RandomState(8)
     prompts = [rng.randint(3, 97, 40).tolist() for _ in range(2)]
     said = [talk(net, processor, p, prefix_store=store) for p in prompts]
-    settings = "None None 64 5000"
-    assert store.save(tmp_path / "prefixes", net, settings) == 2
-    assert store.save(tmp_path / "prefixes", net, settings) == 2  # in place of the first
+    assert store.save(tmp_path / "prefixes", net) == 2
+    assert store.save(tmp_path / "prefixes", net) == 2  # in place of the first
     fresh = PrefixStore()
-    assert fresh.load(tmp_path / "prefixes", net, settings) == len(fresh) == 2
+    assert fresh.load(tmp_path / "prefixes", net) == len(fresh) == 2
     for prompt, (tokens, _, _) in zip(prompts, said, strict=True):
         for follow in ([*prompt, *tokens[:4], 7, 8], [*prompt[:30], 9, 9]):
             again = talk(net, processor, follow, prefix_store=fresh)
             same(again, talk(net, processor, follow))
             assert again[2].cached_tokens == talk(net, processor, follow, prefix_store=store)[2].cached_tokens
     with pytest.raises(MLXLMError, match="another model"):
-        PrefixStore().load(tmp_path / "prefixes", model("mamba2"), settings)
+        PrefixStore().load(tmp_path / "prefixes", model("mamba2"))
     with pytest.raises(MLXLMError, match="another model"):
-        PrefixStore().load(tmp_path / "prefixes", net, "8 None 64 5000")
+        PrefixStore().load(tmp_path / "prefixes", net, max_kv_size=8)
 
 
 def test_a_damaged_store_is_told(processor, tmp_path):
     net, store, rng = model("delta"), PrefixStore(every=8), random.Random(1)
     talk(net, processor, list(range(5, 45)), prefix_store=store)
-    store.save(tmp_path, net, "None None 64 5000")
+    store.save(tmp_path, net)
     files = sorted(tmp_path.iterdir())
     assert len(files) > 2
     for _ in range(60):
@@ -281,11 +280,11 @@ def test_a_damaged_store_is_told(processor, tmp_path):
         file.write_bytes(data[: rng.choice([len(data), rng.randrange(len(data))])])
         fresh = PrefixStore()
         try:
-            fresh.load(tmp_path, net, "None None 64 5000")
+            fresh.load(tmp_path, net)
         except MLXLMError:
             assert len(fresh) == 0
         file.write_bytes(whole)
-    assert PrefixStore().load(tmp_path, net, "None None 64 5000") == 1
+    assert PrefixStore().load(tmp_path, net) == 1
     with pytest.raises(MLXLMError, match="can't be read"):
         PrefixStore().load(tmp_path / "none", net)
     (tmp_path / "file").write_text("")
