@@ -215,6 +215,13 @@ class VLMTypeRegistry(TypeRegistry):
     table, package, group = "vlm", "mlxlm.vlms", "mlxlm.vlms"
     borrowed = fallback.Fallback("mlx_vlm", "mlx-vlm")
 
+    def model_type(self, config: Any, where: str = "config.json") -> str:
+        """The ``model_type``, or what the class in ``architectures`` stands for where several models share a type."""
+        found = super().model_type(config, where)
+        classes = config.get("architectures")
+        known = self._tables.get("architectures", {})
+        return next((known[c] for c in classes if c in known), found) if isinstance(classes, list) else found
+
     def prefers(self, model_type: str) -> bool:
         """Whether ``load`` builds the type here rather than as text: all but what only another package builds."""
         entry = self._find(model_type)

@@ -1,7 +1,7 @@
 """Keys and values of images for layers of text that look at them, and which of them each token sees."""
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
@@ -19,13 +19,13 @@ class CrossCache(LayerCache):
 
     def __init__(self):
         self.offset = 0
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
-        self.seen: mx.array | None = None
+        self.keys: Any = None  # arrays, once there is an image
+        self.values: Any = None
+        self.seen: Any = None
 
     @property
     def state(self) -> list[mx.array]:
-        return [] if self.keys is None or self.values is None or self.seen is None else [self.keys, self.values, self.seen]
+        return [] if self.keys is None else [self.keys, self.values, self.seen]
 
     def advance(self, length: int) -> None:
         self.offset += length
@@ -35,7 +35,7 @@ class CrossCache(LayerCache):
 
         A token that sees none of the new tiles sees what the last token before it saw of the old ones.
         """
-        if self.keys is None or self.values is None or self.seen is None:
+        if self.keys is None:
             before = mx.zeros((seen.shape[0], self.offset, seen.shape[2]), mx.bool_)
             self.keys, self.values, self.seen = keys, values, mx.concatenate([before, seen], axis=1)
             return
@@ -49,13 +49,13 @@ class CrossCache(LayerCache):
 
     def seen_from(self, start: int, length: int) -> mx.array:
         """(B, length, tiles) booleans for the tokens from ``start`` on; there must be an image."""
-        last = self.seen.shape[1] - 1  # type: ignore[union-attr]
-        return self.seen[:, mx.minimum(mx.arange(start, start + length), last)]  # type: ignore[index]
+        last = self.seen.shape[1] - 1
+        return self.seen[:, mx.minimum(mx.arange(start, start + length), last)]
 
     def mask(self, start: int, length: int) -> mx.array:
         """(B, length, tiles * patches) booleans."""
         seen = self.seen_from(start, length)
-        return mx.repeat(seen, self.keys.shape[2] // seen.shape[2], axis=2)  # type: ignore[union-attr]
+        return mx.repeat(seen, self.keys.shape[2] // seen.shape[2], axis=2)
 
     def can_trim(self, n: int) -> bool:
         return n <= self.offset
@@ -87,13 +87,13 @@ class CrossCache(LayerCache):
             c._padded(first, shift, count, new.offset, tiles, patches)
             for c, shift, count in zip(caches, shifts, rows, strict=True)
         ]
-        new.keys, new.values, new.seen = (mx.concatenate(part) for part in zip(*parts, strict=True))
+        new.keys, new.values, new.seen = (mx.concatenate(list(part)) for part in zip(*parts, strict=True))
         return new
 
     def _padded(self, like: Self, shift: int, rows: int, length: int, tiles: int, patches: int) -> tuple[mx.array, ...]:
-        """Keys, values and what is seen of ``rows``, with room for more tiles and tokens; zeros where there are none."""
+        """Keys, values and what is seen of ``rows``, with room for more tiles and tokens; zeros where there is none."""
         _, heads, _, dim = like.keys.shape
-        if self.keys is None or self.values is None or self.seen is None:
+        if self.keys is None:
             nothing = mx.zeros((rows, heads, tiles * patches, dim), like.keys.dtype)
             return nothing, nothing, mx.zeros((rows, length, tiles), mx.bool_)
         more = (tiles - self.seen.shape[2]) * patches

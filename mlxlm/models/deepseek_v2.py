@@ -18,6 +18,8 @@ from . import deepseek_v3
 
 @dataclass(kw_only=True)
 class Config(DecoderConfig):
+    UNREAD = frozenset({"lm_head", "rm_head"})  # that there is a head to speak, and none to judge
+
     q_lora_rank: int | None = 1536
     kv_lora_rank: int = 512
     qk_nope_head_dim: int = 128
@@ -39,6 +41,7 @@ class Config(DecoderConfig):
     mlp_layer_types: list[str] | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
+    use_mla: bool = True  # else attention is Llama's (DeepSeek-OCR)
 
     def __post_init__(self):
         super().__post_init__()
@@ -85,8 +88,8 @@ class Gate(nn.Module):
 
 
 def build(c: Config) -> Decoder:
-    norm, rope = recipe.norm(c), recipe.rope(c, dims=c.qk_rope_head_dim, interleaved=True)
-    sparse = deepseek_v3.sparse_layers(c)
+    norm, sparse = recipe.norm(c), deepseek_v3.sparse_layers(c)
+    rope = recipe.rope(c, dims=c.qk_rope_head_dim, interleaved=True) if c.use_mla else recipe.rope(c)
 
     def moe() -> SparseMoE:
         experts = Experts(c.hidden_size, c.moe_intermediate_size, c.n_routed_experts or 1, glu=gated(c.hidden_act))
@@ -95,6 +98,8 @@ def build(c: Config) -> Decoder:
 
     def block(i: int) -> PreNorm:
         mlp = moe() if sparse[i] and c.n_routed_experts else recipe.gated_mlp(c, bias=c.mlp_bias)
+        if not c.use_mla:
+            return PreNorm(recipe.attention(c, rope=rope, bias=c.attention_bias), mlp, norm)
         return PreNorm(deepseek_v3.latent(c, ExpandingAttention, rope=rope), mlp, norm)
 
     return recipe.decoder(c, block, norm)

@@ -60,7 +60,7 @@ class DeepseekVLProcessor(Processor):
     def __init__(self, tokenizer, image_processor=None, video_processor=None, settings=None, config=None):
         super().__init__(tokenizer, image_processor, None, settings, config)
         known = tokenizer.convert_ids_to_tokens(self.config.get("image_token_id") or 100_015)
-        self.markers = self.places = {"image": known or "<image_placeholder>"}
+        self.markers = self.places = {"image": known or "<image_placeholder>"}  # type: ignore[misc]
 
     def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
         vision = self.config.get("vision_config") or {}

@@ -51,7 +51,8 @@ class FastVLMProcessor(Processor):
             raise ConfigError("images can't be cut in this way", where="config.json",
                               found=f"image_aspect_ratio {kind!r}", expected="pad or square")
         image_processor = image_processor or FastImages()
-        super().__init__(tokenizer, Padded(image_processor) if kind == "pad" else image_processor, None, settings, config)
+        image_processor = Padded(image_processor) if kind == "pad" else image_processor
+        super().__init__(tokenizer, image_processor, None, settings, config)
 
     def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
         height, width = arrays["pixel_values"].shape[-2:]

@@ -18,7 +18,7 @@ class Gemma3nProcessor(Processor):
         super().__init__(tokenizer, image_processor, None, settings, config)
         word = {name: tokenizer.convert_ids_to_tokens(self.config.get(name) or id) for name, id in self.IDS.items()}
         self._begin, self._end = word["boi_token_id"] or "", word["eoi_token_id"] or ""
-        self.markers = self.places = {"image": word["image_token_id"] or "<image_soft_token>"}
+        self.markers = self.places = {"image": word["image_token_id"] or "<image_soft_token>"}  # type: ignore[misc]
 
     def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
         count = self.settings.get("image_seq_length") or self.config.get("vision_soft_tokens_per_image") or 256

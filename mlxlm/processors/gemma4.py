@@ -111,7 +111,7 @@ class Gemma4Processor(Processor):
         word = {name: tokenizer.convert_ids_to_tokens(self.config.get(name) or id) for name, id in self.IDS.items()}
         self._begin, self._end = word["boi_token_id"] or "", word["eoi_token_id"] or ""
         found = {"image": word["image_token_id"], "video": word["video_token_id"]}
-        self.markers = self.places = {kind: token for kind, token in found.items() if token}
+        self.markers = self.places = {kind: token for kind, token in found.items() if token}  # type: ignore[misc]
 
     def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
         count = sum(self.image_processor.soft_tokens(p) for p in arrays["image_position_ids"])

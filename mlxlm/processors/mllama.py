@@ -47,7 +47,7 @@ def shapes(most: int) -> list[tuple[int, int]]:
 
 
 def canvas(size: tuple[int, int], side: int, most: int) -> tuple[int, int]:
-    """(rows, columns) of the canvas that needs the least enlarging, or if none can hold the image the least shrinking."""
+    """(rows, columns) of the canvas that needs the least enlarging, else the least shrinking."""
     height, width = size
     scales = {shape: min(shape[0] * side / height, shape[1] * side / width) for shape in shapes(most)}
     large = [s for s in scales.values() if s >= 1]

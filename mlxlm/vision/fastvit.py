@@ -64,7 +64,7 @@ class MobileOne(nn.Module):
 
     def __init__(self, *sizes: int, scaled: bool = False):
         super().__init__()
-        self.reparam_conv = Conv(*sizes)
+        self.reparam_conv = Conv(*sizes)  # type: ignore[arg-type]
         if scaled:
             self.se = SqueezeExcite(sizes[1])
 

@@ -101,8 +101,10 @@ class Layer(nn.Module):
     def __init__(self, c: VisionConfig):
         super().__init__()
         self.self_attn, self.mlp = Attention(c), MLP(c)
-        for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
-            self[f"{name}_layernorm"] = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.pre_feedforward_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.post_feedforward_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
 
     def __call__(self, x: mx.array, turn) -> mx.array:
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), turn))

@@ -70,7 +70,7 @@ class Attention(vit.Attention):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (mx.unflatten(h, -1, (-1, self._head_dim)).swapaxes(1, 2) for h in (q, k, v))
         out = ops.attention(q, k, v, scale=self._head_dim**-0.5, mask=mask)
-        return self.proj(out.swapaxes(1, 2).flatten(-2))
+        return self["proj"](out.swapaxes(1, 2).flatten(-2))
 
 
 class Layer(nn.Module):
@@ -94,7 +94,7 @@ class Embeddings(nn.Module):
     def __init__(self, c: InternConfig):
         super().__init__()
         self.class_embedding = mx.zeros((1, 1, c.hidden_size))
-        self.patch_embedding = vit.Patches(c.num_channels, c.hidden_size, c.patch_size)
+        self.patch_embedding = vit.Patches(c.num_channels, c.hidden_size, c.patch_size)  # type: ignore[arg-type]
         self.position_embedding = mx.zeros((1, c.side**2 + 1, c.hidden_size))
 
     def __call__(self, pixels: mx.array) -> mx.array:

@@ -134,4 +134,4 @@ class VisionTower(nn.Module):
         """Who sees whom. As the model was trained, padding is hidden from padding alone: patches do see it."""
         real = np.array(tiles).astype(bool)[:, :, None] & (np.arange(padded) < patches)
         real = real.reshape(len(real), 1, -1)
-        return mx.array(real[..., :, None] | real[..., None, :])
+        return mx.array(real[..., :, None] | real[..., None, :])  # type: ignore[arg-type]

@@ -186,7 +186,7 @@ class Fusion(nn.Module):
         each = rows // self._side
         if rows != columns or rows != each * self._side or rows % small.shape[1]:
             raise UsageError("the image isn't of a size that the tower takes", where="pixel_values",
-                             found=f"{rows} x {columns} features", expected=f"a multiple of {self._side} on either side")
+                             found=f"{rows} x {columns} features", expected=f"sides that {self._side} divides")
         times = rows // small.shape[1]
         small = mx.repeat(mx.repeat(small, times, axis=1), times, axis=2)
         x = self.ffn(mx.concatenate([large, small], axis=-1))

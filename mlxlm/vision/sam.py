@@ -56,10 +56,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(c.hidden_size, 3 * c.hidden_size, bias=c.qkv_bias)
         self.proj = nn.Linear(c.hidden_size, c.hidden_size)
         self._head_dim = c.hidden_size // c.num_attention_heads
-        self.rel_pos_h, self.rel_pos_w = mx.zeros((2 * side - 1, self._head_dim)), mx.zeros((2 * side - 1, self._head_dim))
+        shape = (2 * side - 1, self._head_dim)
+        self.rel_pos_h, self.rel_pos_w = mx.zeros(shape), mx.zeros(shape)
 
     def __call__(self, x: mx.array) -> mx.array:
-        n, rows, columns, _ = x.shape
+        _, rows, columns, _ = x.shape
         q, k, v = mx.unflatten(self.qkv(x.flatten(1, 2)), -1, (3, -1, self._head_dim)).transpose(2, 0, 3, 1, 4)
         grid = mx.unflatten(q, 2, (rows, columns))  # (N, heads, rows, columns, head_dim)
         by_row = mx.einsum("nhrcd,rkd->nhrck", grid, self._distances(self.rel_pos_h, rows))
@@ -73,7 +74,8 @@ class Attention(nn.Module):
         """(side, side, head_dim): the table's entry for each query's distance to each key."""
         longest = 2 * side - 1
         if table.shape[0] != longest:
-            table = mx.tensordot(mx.array(linear(table.shape[0], longest)), table.astype(mx.float32), 1).astype(table.dtype)
+            taps = mx.array(linear(table.shape[0], longest))
+            table = mx.tensordot(taps, table.astype(mx.float32), 1).astype(table.dtype)
         at = np.arange(side)
         return table[mx.array(at[:, None] - at + side - 1)]
 
@@ -125,7 +127,8 @@ class PatchEmbed(nn.Module):
 def neck(c: SamConfig) -> list[nn.Module]:
     """Two convolutions to fewer channels, each with a norm."""
     dim = c.output_channels
-    return [Conv(c.hidden_size, dim, bias=False), LayerNorm(dim, 1e-6), Conv(dim, dim, 3, bias=False), LayerNorm(dim, 1e-6)]
+    first, second = Conv(c.hidden_size, dim, bias=False), Conv(dim, dim, 3, bias=False)
+    return [first, LayerNorm(dim, 1e-6), second, LayerNorm(dim, 1e-6)]
 
 
 class Sam(nn.Module):

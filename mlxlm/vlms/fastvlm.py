@@ -63,7 +63,7 @@ def build(c: Config) -> VisionLanguage:
         return x
 
     sight = Sight(("pixel_values",), c.image_token_index, look)
-    return VisionLanguage(tower, decoder, [sight], beside=("image_sizes",), mm_projector=maps)
+    return VisionLanguage(tower, decoder, [sight], beside=("image_sizes",), mm_projector=maps)  # type: ignore[arg-type]
 
 
 def to_mlx(w: mx.array, config: Config) -> mx.array:

@@ -66,6 +66,8 @@ class Embedder(nn.Module):
 
 
 class Gemma3n(VisionLanguage):
+    embed_vision: Embedder
+
     def __call__(self, tokens: mx.array, cache: State | Sequence | None = None, **media: mx.array | None) -> mx.array:
         if not any(x is not None for x in media.values()) and tokens.shape[1] > 1 and self._seeing(tokens):
             state = self.make_cache() if cache is None else cache if isinstance(cache, State) else State(cache)

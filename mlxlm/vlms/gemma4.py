@@ -1,4 +1,4 @@
-"""Gemma 4: images and frames of any shape, whose rows see each other in the layers with a window if the config says so."""
+"""Gemma 4: images and frames of any shape, whose rows see each other in layers with a window if the config says so."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -64,7 +64,7 @@ class Config:
         if self.image_token_index is not None:
             return self.image_token_index
         text = self.text_config.config
-        return CONTEXT_TOKENS.get(text.model_type, text.vocab_size - ADDED_TOKENS)
+        return CONTEXT_TOKENS.get(text.model_type) or text.vocab_size - ADDED_TOKENS
 
 
 NAMES = (

@@ -78,12 +78,13 @@ class Mllama(VisionLanguage):
         if isinstance(prompt, LookingPrompt) and prompt.features is not None and prompt.seen is not None:
             for layer, cache in zip(self.layers, state, strict=True):
                 if isinstance(cache, CrossCache):
-                    cache.see(*layer.cross_attn.remembered(prompt.features), prompt.seen)
+                    keys, values = layer.cross_attn.remembered(prompt.features)
+                    cache.see(keys, values, prompt.seen)
         return super().speak(prompt, state)
 
     def _seen(self, sight: Sight, tokens: mx.array, media: Mapping[str, mx.array]) -> list[Rows]:
         rows = [self.features.get(item, sight.look) for item in sight.items(media)]
-        if (room := int((tokens == sight.token).sum().item())) != len(rows):
+        if (room := np.count_nonzero(np.array(tokens) == sight.token)) != len(rows):
             raise GenerationError("the prompt needs a token for each image", where="pixel_values",
                                   found=f"{room} tokens of id {sight.token}", expected=f"{len(rows)}")
         return rows

@@ -86,7 +86,8 @@ def around_tower(case):
     vision = Gemma3nVisionConfig(hidden_size=mobilenet.OUT, vocab_size=16, vocab_offset=FIRST)
     audio = Gemma3nAudioConfig(hidden_size=16, vocab_size=4, vocab_offset=96)
     config = Gemma3nConfig(
-        text_config={**reference.text_settings(case)}, vision_config=vision, audio_config=audio, image_token_id=IMAGE_3N,
+        text_config={**reference.text_settings(case)},
+        vision_config=vision, audio_config=audio, image_token_id=IMAGE_3N,
         vision_soft_tokens_per_image=mobilenet.SIDE**2,
     )  # fmt: skip
     auto, made = modeling_gemma3n.AutoModel, {"gemma3n_vision": Tower, "gemma3n_audio": nn.Identity}

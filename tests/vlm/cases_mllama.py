@@ -51,7 +51,8 @@ def mended(case):
 
 def pass_by(layer):
     masks = []
-    layer.register_forward_pre_hook(lambda m, a, kw: masks.append(kw["full_text_row_masked_out_mask"]), with_kwargs=True)
+    keep = lambda m, a, kw: masks.append(kw["full_text_row_masked_out_mask"])  # noqa: E731
+    layer.register_forward_pre_hook(keep, with_kwargs=True)
     layer.cross_attn.register_forward_hook(lambda m, a, out: (out[0] * masks.pop()[:, 0], *out[1:]))
 
 
@@ -70,5 +71,8 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_fac
           "original_max_position_embeddings": 64}  # fmt: skip
 CASES = (
     Case("mllama", "cross", text=dict(cross_attention_layers=[1, 3]), **COMMON),
-    Case("mllama", "adjacent", text=dict(cross_attention_layers=[0, 2], rope_parameters=LLAMA3), around=((), ()), **COMMON),
+    Case(
+        "mllama", "adjacent", text=dict(cross_attention_layers=[0, 2], rope_parameters=LLAMA3), around=((), ()),
+        **COMMON,
+    ),
 )

@@ -22,7 +22,8 @@ ALL_ON = dict(use_qk_norm=True, norm_type="rms_norm", attention_bias=True)
 def tiles(sizes, rng):
     """Images of so many tiles each; a tile has 4 rows."""
     counts = [n for (n,) in sizes]
-    return {"pixel_values": rng.standard_normal((sum(counts), 3, SIDE, SIDE)).astype(np.float32)}, [4 * n for n in counts]
+    pixels = rng.standard_normal((sum(counts), 3, SIDE, SIDE)).astype(np.float32)
+    return {"pixel_values": pixels}, [4 * n for n in counts]
 
 
 def chat(case: Case):
@@ -84,7 +85,8 @@ def chat_config(config) -> dict:
     text |= {"rope_theta": rope["rope_theta"], "architectures": ["Qwen2ForCausalLM"], "torch_dtype": "float32"}
     return {
         "model_type": "internvl_chat", "architectures": ["InternVLChatModel"], "llm_config": text,
-        "vision_config": vision, "downsample_ratio": 0.5, "ps_version": "v2", "select_layer": -1, "template": "internvl2_5",
+        "vision_config": vision, "downsample_ratio": 0.5, "ps_version": "v2", "select_layer": -1,
+        "template": "internvl2_5",
         "dynamic_image_size": True, "force_image_size": SIDE, "max_dynamic_patch": 12, "min_dynamic_patch": 1,
         "use_thumbnail": True, "use_backbone_lora": 0, "use_llm_lora": 0, "pad2square": False,
         "tie_word_embeddings": False, "auto_map": {}, "hidden_size": 64,
@@ -96,7 +98,10 @@ ROOT = dict(video_token_id=None, tie_word_embeddings=False)
 COMMON = dict(media=tiles, sizes=((1,), (3,)), root=ROOT)
 CASES = (
     Case("internvl", "qwen2", text=QWEN2, vision=VISION, **COMMON),
-    Case("internvl", "norms", text=dict(model_type="qwen3", head_dim=16), vision={**VISION, **ALL_ON, "use_mean_pooling": False}, **COMMON),
+    Case(
+        "internvl", "norms", text=dict(model_type="qwen3", head_dim=16),
+        vision={**VISION, **ALL_ON, "use_mean_pooling": False}, **COMMON
+    ),
     Case("internvl", "tied", text=dict(QWEN2, tie_word_embeddings=True), vision=VISION, media=tiles, sizes=((2,), (1,)),
          root=dict(video_token_id=None)),
     Case("internvl_chat", "qwen2", text=QWEN2, vision=VISION, make=chat, **COMMON),

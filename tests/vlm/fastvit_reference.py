@@ -1,4 +1,4 @@
-"""FastViT HD in plain PyTorch, from the paper and the names of Apple's checkpoints: what transformers takes from timm."""
+"""FastViT HD in plain PyTorch, from the paper and the names of Apple's checkpoints; transformers takes it from timm."""
 
 import torch
 import torch.nn.functional as F

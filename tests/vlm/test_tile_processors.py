@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -23,6 +23,7 @@ from transformers.models.mllama.image_processing_pil_mllama import MllamaImagePr
 from transformers.models.mllama.processing_mllama import MllamaProcessor as HFMllama
 
 from mlxlm.errors import ConfigError
+from mlxlm.processors.deepseek_ocr import DeepseekOcrProcessor, OcrImages
 from mlxlm.processors.deepseek_vl import DeepseekVLImages, DeepseekVLProcessor, HybridImages
 from mlxlm.processors.fastvlm import FastImages, FastVLMProcessor
 from mlxlm.processors.gemma3n import Gemma3nProcessor
@@ -172,9 +173,10 @@ def test_patches_of_gemma4(tokens):
 
 
 def test_prompts_of_gemma4(tokenizers):
-    theirs = HFGemma4(Gemma4AudioFeatureExtractor(), Gemma4ImageProcessorPil(max_soft_tokens=70), tokenizers[0], Gemma4VideoProcessor())
-    ids = {name: tokenizers[1].token_to_id(word) for name, word in
-           (("boi_token_id", "<boi>"), ("eoi_token_id", "<eoi>"), ("image_token_id", "<|image|>"), ("video_token_id", "<|video|>"))}
+    parts = Gemma4AudioFeatureExtractor(), Gemma4ImageProcessorPil(max_soft_tokens=70)
+    theirs = HFGemma4(*parts, tokenizers[0], Gemma4VideoProcessor())
+    words = dict(boi="<boi>", eoi="<eoi>", image="<|image|>", video="<|video|>")
+    ids = {f"{name}_token_id": tokenizers[1].token_to_id(word) for name, word in words.items()}
     ours = Gemma4Processor(tokenizers[1], Gemma4Images(max_soft_tokens=70), Gemma4Videos(), config=ids)
     text, images = "see <|image|> and <|video|> : this <|image|>", [picture((300, 90)), picture((64, 80), 1)]
     frames = [picture((80, 60), s) for s in range(3)]
@@ -250,3 +252,28 @@ def test_prompts_of_gemma3n(tokenizers):
     expected, found = theirs(text=text, images=images, return_tensors="np"), ours(text, images=images)
     assert found.ids == expected["input_ids"][0].tolist()
     close(np.array(found.media["pixel_values"]), expected["pixel_values"], [1.0])
+
+
+def test_pages_and_ids_of_deepseek_ocr(tokenizers):
+    """transformers' Unlimited-OCR cuts pages alike; DeepSeek's own code fills pages up by Pillow's ImageOps.pad."""
+    from transformers.models.unlimited_ocr.image_processing_unlimited_ocr import UnlimitedOcrImageProcessor
+    from transformers.models.unlimited_ocr.processing_unlimited_ocr import UnlimitedOcrProcessor
+
+    settings = dict(tile_size=64, max_patches=9, min_patches=2)
+    theirs = UnlimitedOcrImageProcessor(size={"height": 128, "width": 128}, **settings)
+    processor = UnlimitedOcrProcessor(theirs, tokenizers[0])
+    ours = OcrImages(base_size=128, **settings)
+    for size in SIZES[:-1]:
+        image = picture(size)
+        expected, found = theirs(image, return_tensors="pt"), ours([image])
+        assert found["patches_grid"].tolist() == expected["patches_grid"]
+        assert found["num_local_patches"].tolist() == expected["num_local_patches"]
+        page = np.asarray(ImageOps.pad(image, (128, 128), color=(127, 127, 127), method=Image.BICUBIC), np.float32)
+        close(found["pixel_values"], (page.transpose(2, 0, 1)[None] / 255 - 0.5) / 0.5, theirs.image_std)
+        if "pixel_values_local" in expected:
+            close(found["pixel_values_local"], expected["pixel_values_local"].numpy(), theirs.image_std)
+    mine = type("Mine", (DeepseekOcrProcessor,), {"markers": {"image": "<|image|>"}, "places": {"image": "<|image|>"}})
+    text, images = "see <|image|> and <|image|> that", [picture((40, 30)), picture((200, 130))]
+    found = mine(tokenizers[1], ours)(text, images=images)
+    assert found.ids == list(processor(text=text, images=images)["input_ids"][0])
+    assert len(found.media["pixel_values_local"]) == 6
