@@ -6,7 +6,8 @@ from functools import cache
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made import kind
-from test_template_golden import CHATS, OPTIONS, TEMPLATES, ours, theirs
+from rendering import CHATS, OPTIONS, ours, theirs
+from test_template_golden import TEMPLATES
 
 from mlxlm.errors import MLXLMError
 from mlxlm.text.tokenizer import Tokenizer
