@@ -1,9 +1,11 @@
 """What memory a model, a cache and a prompt take, and what there is: refused with figures before it runs out."""
 
+import ctypes
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +155,13 @@ def check_weights(needed: int, where: object, limit: Any = None) -> None:
 
 
 def tidy() -> None:
-    """Gives back what dropped models left behind, and bounds what freed buffers may hold from now on.
+    """Gives the system back what dropped models left behind, and bounds what freed buffers may hold from now on.
 
-    A smaller bound that the program has set stays.
+    Every load begins with it. A smaller bound that the program has set stays.
     """
     mx.clear_cache()
+    if trim := _trim():
+        trim(0)
     if mx.metal.is_available() or mx.cuda.is_available():
         info = mx.device_info()
         total = info.get("max_recommended_working_set_size") or info.get("total_memory") or info.get("memory_size")
@@ -166,6 +170,15 @@ def tidy() -> None:
             before = mx.set_cache_limit(wanted)
             if before < wanted:
                 mx.set_cache_limit(before)
+
+
+@cache
+def _trim() -> Any:
+    """The C library's way to give freed memory back, which it keeps where it was in pieces; None where it has none."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return None
 
 
 class CacheCost:
