@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import ConfigError, SourceError, UsageError, WeightError
-from .gguf_config import config
+from .gguf_architectures import config
 from .gguf_header import Header, Tensor, read_header
 from .gguf_names import Move, Piece, Shapes, as_mlx, converted, moves, quantization
 from .parts import TokenizerParts
@@ -42,8 +42,9 @@ class GGUF:
         headers = _headers(self.path)
         self.metadata = headers[0].metadata
         self.tensors = _merged(headers)
-        self.config: dict[str, Any] = config(self.metadata, self.tensors, self.path)
-        self._plan = moves(self.metadata["general.architecture"], self.tensors, self.config["num_hidden_layers"])
+        self.config: dict[str, Any]
+        self.config, table, self._values = config(self.metadata, self.tensors, self.path)
+        self._plan = moves(self.metadata["general.architecture"], table, self.tensors, self.config["num_hidden_layers"])
         if settings := quantization(self._plan):
             self.config["quantization"] = settings
 
@@ -62,7 +63,8 @@ class GGUF:
                     if name in weights:
                         raise WeightError("two tensors go to one place", where=move.tensor.where, found=name)
                     weights[name] = as_mlx(values, dtype)
-        return weights
+        weights |= {name: mx.array(value) for name, value in self._values.items()}
+        return joined(weights)
 
     def tokenizer_parts(self) -> TokenizerParts:
         """The tokenizer that the metadata describes. Raises TokenizerError or ConfigError where it can't be built."""
@@ -73,13 +75,30 @@ class GGUF:
     def _shapes(self) -> Shapes:
         c = self.config
         embedding = self.tensors["token_embd.weight"].block.name
+        heads = c.get("num_attention_heads") or c.get("num_query_heads") or 1
+        one = 1 if c.get("multi_query") else heads
+        wide = c["hidden_size"] // (heads if isinstance(heads, int) else 1)
         return Shapes(
-            heads=c.get("num_attention_heads") or 1, kv_heads=c.get("num_key_value_heads") or 1,
-            head_dim=c.get("head_dim") or 1,
-            nope_dim=c.get("qk_nope_head_dim") or 0, scale_dtype=self._scale_dtype,
+            heads=heads, kv_heads=c.get("num_key_value_heads") or c.get("num_kv_heads") or one,
+            head_dim=c.get("head_dim") or wide,
+            nope_dim=c.get("qk_nope_head_dim") or 0, k_heads=c.get("linear_num_key_heads") or 1,
+            v_heads=c.get("linear_num_value_heads") or 1, k_dim=c.get("linear_key_head_dim") or 1,
+            scale_dtype=self._scale_dtype,
             # A bfloat16 file was a bfloat16 checkpoint: its norms, which GGUF widens, go back to what they were.
             vector_dtype=mx.bfloat16 if embedding == "BF16" else None,
         )
+
+
+def joined(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """Halves of fused projections (``name#0`` and ``name#1``) put together along the output axis."""
+    out = {name: w for name, w in weights.items() if "#" not in name}
+    for name in (n.removesuffix("#0") for n in weights if n.endswith("#0")):
+        first, second = weights[f"{name}#0"], weights.get(f"{name}#1")
+        if second is None or first.ndim < 2 or (first.dtype, first.shape[1:]) != (second.dtype, second.shape[1:]):
+            raise WeightError("the halves of a fused projection don't fit each other", where=name,
+                              hint="The file quantizes them differently: use another quantization of the model.")
+        out[name] = mx.concatenate([first, second], axis=0)
+    return out
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable, items: list) -> Iterator:

@@ -4,39 +4,21 @@ Facts that llama.cpp keeps in its code rather than in the file (Gemma's windows,
 those of the models' own configs.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..errors import ConfigError, WeightError
-from .gguf_header import Tensor
 from .gguf_keys import Keys
+from .gguf_names import TABLES, Reading
 from .gguf_rope import rope
 
-GATING_SIGMOID = 2
-MODEL_TYPES = {"llama": "llama", "smollm3": "smollm3", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe",
-               "gemma2": "gemma2",
-               "gemma3": "gemma3_text", "glm4moe": "glm4_moe", "deepseek2": "deepseek_v3", "nemotron_h": "nemotron_h",
-               "nemotron_h_moe": "nemotron_h", "gpt-oss": "gpt_oss"}
+GATING_SOFTMAX, GATING_SIGMOID = 1, 2
 
 
-def config(metadata: dict[str, Any], tensors: dict[str, Tensor], where: object) -> dict[str, Any]:
-    """config.json's content for the file's model. Raises ConfigError for what is missing, wrong or not known."""
-    for key, kinds in (("general.type", ("model",)), ("split.no", (0, None))):
-        if key in metadata and metadata[key] not in kinds:
-            raise ConfigError("the file doesn't hold a model", where=where, found=f"{key} = {metadata[key]!r}")
-    keys = Keys(metadata, tensors, where)
-    out = _common(keys)
-    OWN[keys.architecture](keys, out)
-    keys.finish()
-    return {k: v for k, v in {**out, **_special_tokens(metadata)}.items() if v is not None}
-
-
-def _common(k: Keys) -> dict[str, Any]:
+def common(k: Keys, model_type: str) -> dict[str, Any]:
+    """What nearly all say: sizes, context, epsilon, whether the head is tied."""
     heads, hidden = k.get("attention.head_count", object), k.need("embedding_length", int)
-    if k.architecture not in ("nemotron_h", "nemotron_h_moe"):
-        heads = k.need("attention.head_count", int)
     embedding = k.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ConfigError("token_embd.weight is missing or isn't a matrix", where=k.where)
@@ -47,49 +29,67 @@ def _common(k: Keys) -> dict[str, Any]:
     ahead = k.get("nextn_predict_layers", int, 0)
     head_dim = k.get("attention.key_length", int)
     out = {
-        "model_type": MODEL_TYPES[k.architecture], "hidden_size": hidden, "vocab_size": embedding.shape[0],
+        "model_type": model_type, "hidden_size": hidden, "vocab_size": embedding.shape[0],
         "num_hidden_layers": k.need("block_count", int) - ahead, "num_attention_heads": heads,
         "max_position_embeddings": k.get("context_length", int, 2048),
-        "rms_norm_eps": _epsilon(k),
+        "rms_norm_eps": epsilon(k),
         "tie_word_embeddings": not k.has("output.weight"), "head_dim": head_dim,
     }
     if out["num_hidden_layers"] < 1:
         raise ConfigError("block_count can't be right", where=k.where, found=out["num_hidden_layers"])
-    if k.architecture != "deepseek2":
-        k.only("attention.value_length", int, head_dim or hidden // max(heads if isinstance(heads, int) else 1, 1))
+    if k.architecture not in OWN_VALUES:
+        wide = hidden // max(heads if isinstance(heads, int) else 1, 1)
+        k.only("attention.value_length", int, head_dim or wide)
     return out
 
 
-def _epsilon(k: Keys) -> float:
-    if k.architecture.startswith("nemotron_h") and (plain := k.get("attention.layer_norm_epsilon", float)):
+OWN_VALUES = ("deepseek2", "mimo2", "minicpm3", "gemma4")  # whose values are as wide as they say
+
+
+def epsilon(k: Keys) -> float:
+    """The norms' epsilon, under whichever of its two names."""
+    if (plain := k.get("attention.layer_norm_epsilon", float)) is not None:
         return k.get("attention.layer_norm_rms_epsilon", float, plain)
     return k.need("attention.layer_norm_rms_epsilon", float)
 
 
-def _dense(k: Keys, out: dict[str, Any]) -> None:
-    out["intermediate_size"] = k.need("feed_forward_length", int)
-    out["num_key_value_heads"] = k.get("attention.head_count_kv", int, out["num_attention_heads"])
+def dense(
+    k: Keys, out: dict[str, Any], *, partial: bool = False, turned: bool = True, kv_heads: int | None = None,
+    wide: int | None = None,
+) -> None:
+    """Heads, the MLP's width and the rope, of which ``partial`` ones turn a part of each head.
+
+    ``kv_heads`` and ``wide`` stand for what the metadata says where layers differ.
+    """
+    out["num_attention_heads"] = k.need("attention.head_count", int)
+    out["intermediate_size"] = k.need("feed_forward_length", int) if wide is None else wide
+    if kv_heads is None:
+        kv_heads = k.get("attention.head_count_kv", int, out["num_attention_heads"])
+    out["num_key_value_heads"] = kv_heads
     if out["num_attention_heads"] < 1:
         raise ConfigError("attention.head_count can't be right", where=k.where, found=out["num_attention_heads"])
     out["head_dim"] = out["head_dim"] or out["hidden_size"] // out["num_attention_heads"]
-    rope(k, out, out["head_dim"])
+    if turned:
+        rope(k, out, out["head_dim"], partial)
 
 
 def _llama(k: Keys, out: dict[str, Any]) -> None:
-    _dense(k, out)
+    dense(k, out)
     out["attention_bias"], out["mlp_bias"] = k.has("blk.0.attn_q.bias"), k.has("blk.0.ffn_up.bias")
-    if k.get("expert_count", int, 0):
-        raise ConfigError("Mixtral can't be read from GGUF yet", where=k.where, hint="Use the model's safetensors.")
-    k.get("expert_used_count", int)
+    if experts := k.get("expert_count", int, 0):
+        out |= {"model_type": "mixtral", "num_local_experts": experts}
+        del out["attention_bias"], out["mlp_bias"]
+    if used := k.get("expert_used_count", int, 0):
+        out["num_experts_per_tok"] = used if experts else None
 
 
 def _smollm3(k: Keys, out: dict[str, Any]) -> None:
-    _dense(k, out)
+    dense(k, out)
     out["no_rope_layer_interval"] = 4
 
 
 def _qwen3(k: Keys, out: dict[str, Any]) -> None:
-    _dense(k, out)
+    dense(k, out)
     out["attention_bias"] = k.has("blk.0.attn_q.bias")
 
 
@@ -101,7 +101,7 @@ def _qwen3_moe(k: Keys, out: dict[str, Any]) -> None:
     k.only("expert_weights_scale", float, 1.0)
 
 
-def _layer_kinds(k: Keys, out: dict[str, Any], every: int) -> list[str]:
+def layer_kinds(k: Keys, out: dict[str, Any], every: int) -> list[str]:
     """Which layers slide: all but each ``every``-th, or as the metadata has it."""
     pattern = k.get("attention.sliding_window_pattern", object)
     layers = out["num_hidden_layers"]
@@ -114,9 +114,9 @@ def _layer_kinds(k: Keys, out: dict[str, Any], every: int) -> list[str]:
 
 
 def _gemma2(k: Keys, out: dict[str, Any]) -> None:
-    _dense(k, out)
+    dense(k, out)
     largest = out["num_hidden_layers"] == 46  # Gemma 2 27B alone scales by another number than the head's size
-    out |= {"sliding_window": k.get("attention.sliding_window", int, 4096), "layer_types": _layer_kinds(k, out, 2),
+    out |= {"sliding_window": k.get("attention.sliding_window", int, 4096), "layer_types": layer_kinds(k, out, 2),
             "attn_logit_softcapping": k.get("attn_logit_softcapping", float, 50.0),
             "final_logit_softcapping": k.get("final_logit_softcapping", float, 30.0),
             "hidden_activation": "gelu_pytorch_tanh",
@@ -125,10 +125,10 @@ def _gemma2(k: Keys, out: dict[str, Any]) -> None:
 
 
 def _gemma3(k: Keys, out: dict[str, Any]) -> None:
-    _dense(k, out)
+    dense(k, out)
     largest = out["num_hidden_layers"] == 62  # Gemma 3 27B, as with Gemma 2
     window = k.get("attention.sliding_window", int)
-    kinds = _layer_kinds(k, out, 6)
+    kinds = layer_kinds(k, out, 6)
     out |= {"sliding_window": window or 0,
             "layer_types": kinds if window else ["full_attention"] * out["num_hidden_layers"],
             "final_logit_softcapping": k.get("final_logit_softcapping", float) or None,
@@ -139,16 +139,14 @@ def _gemma3(k: Keys, out: dict[str, Any]) -> None:
     k.only("attn_logit_softcapping", float, 0.0)
 
 
-def _grouped(k: Keys, out: dict[str, Any]) -> None:
+def grouped(k: Keys, out: dict[str, Any]) -> None:
     """DeepSeek V3's experts, which GLM 4.5 has too."""
     gating = k.get("expert_gating_func", int, None)
     # The bias that balances experts came with the sigmoid, so that it tells in files without the key.
     if gating is None and (k.architecture == "glm4moe" or any(".exp_probs_b" in name for name in k.tensors)):
         gating = GATING_SIGMOID
-    if gating != GATING_SIGMOID:
-        raise ConfigError("experts that aren't chosen by a sigmoid (DeepSeek V2) can't be read from GGUF yet",
-                          where=k.where,
-                          found=f"expert_gating_func = {gating}", hint="Use the model's safetensors.")
+    if gating not in (None, GATING_SOFTMAX, GATING_SIGMOID):
+        raise ConfigError("expert_gating_func can't be honoured", where=k.where, found=gating)
     groups = k.get("expert_group_count", int, 1)
     out |= {"n_routed_experts": k.need("expert_count", int), "num_experts_per_tok": k.need("expert_used_count", int),
             "moe_intermediate_size": k.need("expert_feed_forward_length", int),
@@ -156,20 +154,22 @@ def _grouped(k: Keys, out: dict[str, Any]) -> None:
             "n_group": max(groups, 1), "topk_group": max(k.get("expert_group_used_count", int, 1), 1),
             "norm_topk_prob": k.get("expert_weights_norm", bool, False),
             "routed_scaling_factor": k.get("expert_weights_scale", float, 1.0),
-            "first_k_dense_replace": k.get("leading_dense_block_count", int, 0), "scoring_func": "sigmoid",
-            "topk_method": "noaux_tc"}
+            "first_k_dense_replace": k.get("leading_dense_block_count", int, 0),
+            "scoring_func": "sigmoid" if gating == GATING_SIGMOID else "softmax", "topk_method": "noaux_tc"}
 
 
 def _glm4_moe(k: Keys, out: dict[str, Any]) -> None:
+    k.need("attention.head_count", int)
     head_dim = out["head_dim"] or out["hidden_size"] // max(out["num_attention_heads"], 1)
     out |= {"intermediate_size": k.need("feed_forward_length", int), "head_dim": head_dim,
             "use_qk_norm": k.has("blk.0.attn_q_norm.weight"),
             "num_key_value_heads": k.need("attention.head_count_kv", int), "attention_bias": k.has("blk.0.attn_q.bias")}
     rope(k, out, head_dim, partial=True)
-    _grouped(k, out)
+    grouped(k, out)
 
 
 def _deepseek2(k: Keys, out: dict[str, Any]) -> None:
+    k.need("attention.head_count", int)
     turned = k.need("rope.dimension_count", int)
     key, value = (k.get(f"attention.{x}_length_mla", int) or k.get(f"attention.{x}_length", int) or 0
                   for x in ("key", "value"))
@@ -183,20 +183,25 @@ def _deepseek2(k: Keys, out: dict[str, Any]) -> None:
         raise ConfigError("attention.key_length_mla and value_length_mla can't be right", where=k.where,
                           found=f"{key} and {value}")
     rope(k, out, turned)
-    _grouped(k, out)
+    grouped(k, out)
     log_multiplier = k.get("rope.scaling.yarn_log_multiplier", float)
     if log_multiplier and out["rope_scaling"]:
         weight = round(log_multiplier / 0.1, 6)  # stored as 0.1 · mscale_all_dim; every known config has mscale alike
         out["rope_scaling"] |= {"mscale": weight, "mscale_all_dim": weight}
     out["q_lora_rank"] = rank if k.has("blk.0.attn_q_a.weight") else None
+    if out["scoring_func"] == "softmax":
+        grouped_choice = out["n_group"] > 1
+        out |= {"model_type": "deepseek_v2", "absorbed": True, "norm_topk_prob": False,
+                "topk_method": "group_limited_greedy" if grouped_choice else "greedy"}
 
 
 def _gpt_oss(k: Keys, out: dict[str, Any]) -> None:
+    k.need("attention.head_count", int)
     k.get("feed_forward_length", int)
     head_dim = out["head_dim"] or 64
     out |= {"num_key_value_heads": k.need("attention.head_count_kv", int), "head_dim": head_dim, "attention_bias": True,
             "num_local_experts": k.need("expert_count", int), "num_experts_per_tok": k.need("expert_used_count", int),
-            "intermediate_size": k.need("expert_feed_forward_length", int), "layer_types": _layer_kinds(k, out, 2),
+            "intermediate_size": k.need("expert_feed_forward_length", int), "layer_types": layer_kinds(k, out, 2),
             "sliding_window": k.need("attention.sliding_window", int), "swiglu_limit": 7.0}
     rope(k, out, head_dim)
     k.only("rope.freq_base_swa", float, out["rope_theta"])
@@ -257,16 +262,19 @@ def _nemotron_h(k: Keys, out: dict[str, Any]) -> None:
         k.only("expert_gating_func", int, GATING_SIGMOID)
 
 
-OWN: dict[str, Callable[[Keys, dict[str, Any]], None]] = {
-    "llama": _llama, "smollm3": _smollm3, "qwen2": _dense, "qwen3": _qwen3, "qwen3moe": _qwen3_moe, "gemma2": _gemma2,
-    "gemma3": _gemma3,
-    "glm4moe": _glm4_moe, "deepseek2": _deepseek2, "nemotron_h": _nemotron_h, "nemotron_h_moe": _nemotron_h,
-    "gpt-oss": _gpt_oss,
-}
-
-
-def _special_tokens(metadata: dict[str, Any]) -> dict[str, int]:
+def special_tokens(metadata: dict[str, Any]) -> dict[str, int]:
     """bos_token_id and the like, which the rules for the end of a text read."""
     names = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
     ids = {name: metadata.get(f"tokenizer.ggml.{stem}_token_id") for name, stem in names.items()}
     return {name: i for name, i in ids.items() if isinstance(i, int)}
+
+
+FIRST: dict[str, Reading] = {
+    name: Reading(model_type, TABLES[name], read) for name, model_type, read in (
+        ("llama", "llama", _llama), ("smollm3", "smollm3", _smollm3), ("qwen2", "qwen2", dense),
+        ("qwen3", "qwen3", _qwen3), ("qwen3moe", "qwen3_moe", _qwen3_moe), ("gemma2", "gemma2", _gemma2),
+        ("gemma3", "gemma3_text", _gemma3), ("glm4moe", "glm4_moe", _glm4_moe),
+        ("deepseek2", "deepseek_v3", _deepseek2), ("nemotron_h", "nemotron_h", _nemotron_h),
+        ("nemotron_h_moe", "nemotron_h", _nemotron_h), ("gpt-oss", "gpt_oss", _gpt_oss),
+    )
+}

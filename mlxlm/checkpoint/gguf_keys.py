@@ -6,7 +6,6 @@ import numpy as np
 
 from ..errors import ConfigError
 from .gguf_header import Tensor
-from .gguf_names import known
 
 # Keys of an architecture that say nothing a model would compute with.
 SILENT = {"vocab_size", "rope.scaling.finetuned", "tensor_data_layout", "attention.causal", "embedding_length_out"}
@@ -17,7 +16,7 @@ class Keys:
 
     def __init__(self, metadata: dict[str, Any], tensors: dict[str, Tensor], where: object):
         self.metadata, self.tensors, self.where = metadata, tensors, where
-        self.architecture = known(metadata.get("general.architecture"), where)
+        self.architecture = metadata["general.architecture"]
         self.taken: set[str] = set()
 
     def get(self, name: str, kind: type, default: Any = None) -> Any:
@@ -46,12 +45,12 @@ class Keys:
     def has(self, tensor: str) -> bool:
         return tensor in self.tensors
 
-    def per_layer(self, name: str, layers: int) -> list[int]:
-        """A number for each layer, where the metadata has one for all or a list."""
+    def per_layer(self, name: str, layers: int, kinds: str = "iu") -> list[Any]:
+        """A number for each layer, where the metadata has one for all or a list; ``kinds`` are numpy's letters."""
         value = self.get(name, object)
-        if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and len(value) >= layers:
+        if isinstance(value, np.ndarray) and value.dtype.kind in kinds and len(value) >= layers:
             return value[:layers].tolist()
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, (int, float) if "f" in kinds else int) and not isinstance(value, bool):
             return [value] * layers
         raise ConfigError(f"{self.architecture}.{name} must hold a number for each layer", where=self.where,
                           found=repr(value)[:60])

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..errors import ConfigError, WeightError
+from ..errors import WeightError
 from .gguf_blocks import Packed, floats, is_plain, numbers, repack
 from .gguf_header import Tensor
 
@@ -22,6 +22,19 @@ class To:
 
     path: str
     kind: str = "module"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one architecture is read: its model_type, its tensors' places, its metadata.
+
+    ``table`` may look at the file to choose. ``values(keys, layers)`` gives parameters that the metadata holds.
+    """
+
+    model_type: str
+    table: dict[str, To] | Callable[[Any], dict[str, To]]
+    config: Callable[[Any, dict[str, Any]], None]
+    values: Callable[[Any, int], dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,41 +55,46 @@ class Move:
 class Shapes:
     """What undoing needs to know of the model."""
 
-    heads: int
-    kv_heads: int
+    heads: int | list[int]  # of each layer, where they differ
+    kv_heads: int | list[int]
     head_dim: int
     nope_dim: int
+    k_heads: int  # of a gated delta net
+    v_heads: int
+    k_dim: int
     scale_dtype: mx.Dtype
     vector_dtype: mx.Dtype | None  # norms and biases are brought to it; None leaves them
 
 
 # A parameter: its name, its values, and the dtype that it is wanted in (None: as it is).
 Piece = tuple[str, np.ndarray, mx.Dtype | None]
-QUANTIZABLE = ("module", "q", "k", "qkv", "gate_up")
+QUANTIZABLE = ("module", "q", "k", "qkv", "gate_up", "v_rows", "qkv_v", "v_columns", "ba", "half0", "half1")
 BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 
 
-def _attention(at: str, rope_permuted: bool = False) -> dict[str, To]:
+def attention(at: str, rope_permuted: bool = False) -> dict[str, To]:
     q, k = ("q", "k") if rope_permuted else ("module", "module")
     return {"attn_q": To(f"{at}.q_proj", q), "attn_k": To(f"{at}.k_proj", k), "attn_v": To(f"{at}.v_proj"),
             "attn_output": To(f"{at}.o_proj"), "attn_qkv": To(at, "qkv")}
 
 
-def _mlp(at: str, suffix: str = "") -> dict[str, To]:
+def mlp(at: str, suffix: str = "") -> dict[str, To]:
     return {f"ffn_{part}{suffix}": To(f"{at}.{part}_proj") for part in ("gate", "up", "down")}
 
 
-def _experts(at: str) -> dict[str, To]:
-    return {**_mlp(at, "_exps"), "ffn_gate_up_exps": To(at, "gate_up")}
+def experts(at: str) -> dict[str, To]:
+    return {**mlp(at, "_exps"), "ffn_gate_up_exps": To(at, "gate_up")}
 
 
 ROOT = {"token_embd": To("model.embed_tokens"), "output_norm": To("model.norm", "vector"), "output": To("lm_head")}
+OUTSIDE = {*ROOT, "position_embd", "token_embd_norm", "per_layer_token_embd", "per_layer_model_proj",
+           "per_layer_proj_norm", "altup_proj", "altup_unembd_proj"}  # names that belong to no layer
 PRE_NORM = {"attn_norm": To("input_layernorm", "vector"), "ffn_norm": To("post_attention_layernorm", "vector")}
 HEAD_NORMS = {"attn_q_norm": To("self_attn.q_norm", "vector"), "attn_k_norm": To("self_attn.k_norm", "vector")}
-LLAMA = {**ROOT, **PRE_NORM, **_attention("self_attn", rope_permuted=True), **_mlp("mlp")}
-QWEN2 = {**LLAMA, **_attention("self_attn")}
+LLAMA = {**ROOT, **PRE_NORM, **attention("self_attn", rope_permuted=True), **mlp("mlp")}
+QWEN2 = {**LLAMA, **attention("self_attn")}
 GEMMA = {
-    **ROOT, **_attention("self_attn"), **_mlp("mlp"), "output_norm": To("model.norm", "less_one"),
+    **ROOT, **attention("self_attn"), **mlp("mlp"), "output_norm": To("model.norm", "less_one"),
     "attn_norm": To("input_layernorm", "less_one"), "post_attention_norm": To("post_attention_layernorm", "less_one"),
     "ffn_norm": To("pre_feedforward_layernorm", "less_one"),
     "post_ffw_norm": To("post_feedforward_layernorm", "less_one"),
@@ -84,13 +102,13 @@ GEMMA = {
 }
 GROUPED = {
     "ffn_gate_inp": To("mlp.gate", "numbers"), "exp_probs_b": To("mlp.gate.e_score_correction_bias", "value"),
-    **_experts("mlp.switch_mlp"), **_mlp("mlp.shared_experts", "_shexp"),
+    **experts("mlp.switch_mlp"), **mlp("mlp.shared_experts", "_shexp"),
 }
 # Queries and keys of Nemotron-H went through llama.cpp's permutation too. It has no positions, so the
 # order within a head cancels out in the product, and they are left as they are.
 NEMOTRON_H = {
     "token_embd": To("backbone.embeddings"), "output_norm": To("backbone.norm_f", "vector"), "output": To("lm_head"),
-    "attn_norm": To("norm", "vector"), **_attention("mixer"), "ffn_up": To("mixer.up_proj"),
+    "attn_norm": To("norm", "vector"), **attention("mixer"), "ffn_up": To("mixer.up_proj"),
     "ffn_down": To("mixer.down_proj"),
     "ssm_in": To("mixer.in_proj"), "ssm_out": To("mixer.out_proj"), "ssm_conv1d": To("mixer.conv1d", "conv"),
     "ssm_dt": To("mixer.dt_bias", "value"), "ssm_a": To("mixer.A_log", "a_log"), "ssm_d": To("mixer.D", "flat"),
@@ -101,16 +119,16 @@ NEMOTRON_H = {
     "ffn_latent_up": To("mixer.fc2_latent_proj"),
 }
 TABLES: dict[str, dict[str, To]] = {
-    "llama": LLAMA,
+    "llama": {**LLAMA, "ffn_gate_inp": To("mlp.gate", "numbers"), **experts("mlp.switch_mlp")},
     "smollm3": LLAMA,
     "qwen2": QWEN2,
     "qwen3": {**QWEN2, **HEAD_NORMS},
-    "qwen3moe": {**QWEN2, **HEAD_NORMS, "ffn_gate_inp": To("mlp.gate", "numbers"), **_experts("mlp.switch_mlp")},
+    "qwen3moe": {**QWEN2, **HEAD_NORMS, "ffn_gate_inp": To("mlp.gate", "numbers"), **experts("mlp.switch_mlp")},
     "gemma2": GEMMA,
     "gemma3": GEMMA,
     "glm4moe": {**QWEN2, **HEAD_NORMS, **GROUPED, "post_attention_norm": To("post_attention_layernorm", "vector")},
     "deepseek2": {
-        **ROOT, **PRE_NORM, **_mlp("mlp"), **GROUPED, "attn_q": To("self_attn.q_proj"),
+        **ROOT, **PRE_NORM, **mlp("mlp"), **GROUPED, "attn_q": To("self_attn.q_proj"),
         "attn_q_a": To("self_attn.q_a_proj"),
         "attn_q_b": To("self_attn.q_b_proj"), "attn_q_a_norm": To("self_attn.q_a_layernorm", "vector"),
         "attn_kv_a_mqa": To("self_attn.kv_a_proj_with_mqa"), "attn_kv_a_norm": To("self_attn.kv_a_layernorm", "vector"),
@@ -121,20 +139,20 @@ TABLES: dict[str, dict[str, To]] = {
     "nemotron_h": NEMOTRON_H,
     "nemotron_h_moe": NEMOTRON_H,
     "gpt-oss": {
-        **ROOT, **_attention("self_attn"), "attn_norm": To("input_layernorm", "vector"),
+        **ROOT, **attention("self_attn"), "attn_norm": To("input_layernorm", "vector"),
         "post_attention_norm": To("post_attention_layernorm", "vector"), "attn_sinks": To("self_attn.sinks", "value"),
-        "ffn_gate_inp": To("mlp.router", "numbers"), **_experts("mlp.experts"),
+        "ffn_gate_inp": To("mlp.router", "numbers"), **experts("mlp.experts"),
     },
 }
 ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")  # the config takes them
 
 
-def moves(architecture: str, tensors: dict[str, Tensor], layers: int) -> list[Move]:
-    """Where every tensor goes. Layers from ``layers`` on only predict ahead and are left out.
+def moves(architecture: str, table: dict[str, To], tensors: dict[str, Tensor], layers: int) -> list[Move]:
+    """Where ``table`` says that every tensor goes. Layers from ``layers`` on only predict ahead and are left out.
 
     Raises WeightError with the names that the architecture has no place for.
     """
-    table, out, strange = TABLES[architecture], [], []
+    out, strange = [], []
     body = table["token_embd"].path.partition(".")[0]
     for name, tensor in tensors.items():
         block = BLOCK.fullmatch(name)
@@ -142,7 +160,7 @@ def moves(architecture: str, tensors: dict[str, Tensor], layers: int) -> list[Mo
             continue
         stem, suffix = _stem(block[2] if block else name)
         to = table.get(stem)
-        if to is None or (block is None) != (stem in ROOT):
+        if to is None or (block is None) != (stem in OUTSIDE):
             strange.append(name)
             continue
         path = f"{body}.layers.{block[1]}.{to.path}" if block else to.path
@@ -183,6 +201,8 @@ def _modules(move: Move) -> list[str]:
         return [f"{move.path}.{part}_proj" for part in "qkv"]
     if move.kind == "gate_up":
         return [f"{move.path}.{part}_proj" for part in ("gate", "up")]
+    if move.kind == "ba":
+        return [f"{move.path}.in_proj_{part}" for part in "ba"]
     return [move.path]
 
 
@@ -193,16 +213,26 @@ def converted(move: Move, shapes: Shapes) -> Iterator[Piece]:
         yield from _split(move, shapes)
     elif kind == "kv_b":
         yield from _latent(move, shapes)
-    elif kind in ("q", "k"):
-        yield from _module(move, shapes, _rope_order(tensor, shapes.heads if kind == "q" else shapes.kv_heads))
+    elif kind == "ba":
+        yield from _beta_alpha(move, shapes)
+    elif kind in ORDERS:
+        yield from _module(move, shapes, ORDERS[kind](tensor, shapes))
+    elif kind == "v_columns":
+        yield from _columns(move, shapes)
     elif kind in ("module", "vector", "less_one", "numbers"):
         yield from _module(move, shapes)
-    elif kind == "conv":
+    elif kind in ("half0", "half1"):  # of a fused projection; GGUF.load_weights joins them
+        yield from ((f"{name}#{kind[-1]}", values, dtype) for name, values, dtype in _module(move, shapes))
+    elif kind in ("conv", "v_conv"):
         values = floats(tensor)
+        values = values[_qkv_order(tensor, shapes)] if kind == "v_conv" else values
         yield (f"{move.path}.bias", values, None) if move.suffix == "bias" else (f"{move.path}.weight",
                                                                                  values[..., None], None)
+    elif kind == "stack":
+        yield from ((f"{move.path}.{i}.weight", values, None) for i, values in enumerate(numbers(tensor)))
     else:
-        yield move.path, VALUES[kind](tensor), None
+        values = VALUES[kind.removeprefix("v_")](tensor)
+        yield move.path, values[_v_order(shapes)] if kind.startswith("v_") else values, None
 
 
 def as_mlx(values: np.ndarray, dtype: mx.Dtype | None) -> mx.array:
@@ -215,7 +245,7 @@ def as_mlx(values: np.ndarray, dtype: mx.Dtype | None) -> mx.array:
 
 def _a_log(tensor: Tensor) -> np.ndarray:
     """llama.cpp stores A = -exp(A_log)."""
-    a = floats(tensor).reshape(-1)
+    a = floats(tensor)
     if not (a < 0).all():
         raise WeightError("A must be negative", where=tensor.where)
     return np.log(-a)
@@ -224,8 +254,59 @@ def _a_log(tensor: Tensor) -> np.ndarray:
 VALUES: dict[str, Callable[[Tensor], np.ndarray]] = {
     "value": lambda tensor: floats(tensor),
     "flat": lambda tensor: floats(tensor).reshape(-1),
-    "a_log": _a_log,
+    "row": lambda tensor: floats(tensor).reshape(1, -1),
+    "scalar": lambda tensor: floats(tensor).reshape(1),
+    "a_log": lambda tensor: _a_log(tensor).reshape(-1),
+    "a_log_wide": lambda tensor: _a_log(tensor),
 }
+
+
+def _v_order(shapes: Shapes) -> np.ndarray:
+    """A gated delta net's value heads as they were, by key head: llama.cpp has them dealt out over the key heads."""
+    keys, values = max(shapes.k_heads, 1), shapes.v_heads
+    return np.arange(values).reshape(-1, keys).T.reshape(-1) if values % keys == 0 else np.arange(values)
+
+
+def _v_rows(tensor: Tensor, shapes: Shapes, first: int = 0) -> np.ndarray:
+    """The rows as they were, those of value heads from ``first`` on reordered."""
+    rows = tensor.shape[0] - first
+    if rows < 0 or shapes.v_heads < 1 or rows % shapes.v_heads:
+        raise WeightError("the rows can't be value heads", where=tensor.where, found=tensor.shape,
+                          expected=f"{shapes.v_heads} heads")
+    wide = rows // shapes.v_heads
+    heads = (_v_order(shapes)[:, None] * wide + np.arange(wide)).reshape(-1)
+    return np.concatenate([np.arange(first), first + heads])
+
+
+def _qkv_order(tensor: Tensor, shapes: Shapes) -> np.ndarray:
+    return _v_rows(tensor, shapes, 2 * shapes.k_heads * shapes.k_dim)
+
+
+ORDERS: dict[str, Callable[[Tensor, Shapes], np.ndarray]] = {
+    "q": lambda tensor, shapes: _rope_order(tensor, shapes.heads),
+    "k": lambda tensor, shapes: _rope_order(tensor, shapes.kv_heads),
+    "v_rows": _v_rows,
+    "qkv_v": _qkv_order,
+}
+
+
+def _columns(move: Move, shapes: Shapes) -> Iterator[Piece]:
+    """A module whose inputs are value heads, which go back to their places; what is packed moves by whole groups."""
+    for name, values, dtype in _module(move, shapes):
+        columns = values.shape[-1]
+        if columns % max(shapes.v_heads, 1):
+            raise WeightError("the columns can't be value heads", where=move.tensor.where, found=move.tensor.shape)
+        apart = values.reshape(*values.shape[:-1], shapes.v_heads, -1)
+        yield name, np.ascontiguousarray(apart[..., _v_order(shapes), :].reshape(values.shape)), dtype
+
+
+def _beta_alpha(move: Move, shapes: Shapes) -> Iterator[Piece]:
+    """b and a of each value head, which lie together by key head."""
+    each = shapes.v_heads // max(shapes.k_heads, 1)
+    rows = np.arange(move.tensor.shape[0]).reshape(shapes.k_heads, 2, each)
+    for name, values, dtype in _module(replace(move, path=""), shapes):
+        for i, path in enumerate(_modules(move)):
+            yield path + name, np.ascontiguousarray(values[rows[:, i].reshape(-1)]), dtype
 
 
 def _module(move: Move, shapes: Shapes, order: np.ndarray | None = None) -> Iterator[Piece]:
@@ -251,7 +332,14 @@ def _triple(path: str, packed: Packed, shapes: Shapes) -> Iterator[Piece]:
         yield f"{path}.biases", packed.biases, shapes.scale_dtype
 
 
-def _rope_order(tensor: Tensor, heads: int) -> np.ndarray:
+def _of_layer(heads: int | list[int], move: Move) -> int:
+    if isinstance(heads, int):
+        return heads
+    layer = re.search(r"layers\.(\d+)\.", move.path)
+    return heads[int(layer[1])] if layer else heads[0]
+
+
+def _rope_order(tensor: Tensor, heads: Any) -> np.ndarray:
     """The rows as they were: llama.cpp has each head's two halves interleaved, for rotary pairs of neighbours."""
     rows = tensor.shape[0] if tensor.shape else 0
     if heads < 1 or rows % (2 * heads) or len(tensor.shape) > 2:
@@ -265,7 +353,7 @@ def _split(move: Move, shapes: Shapes) -> Iterator[Piece]:
     if len(move.tensor.shape) < -axis:
         raise WeightError("the fused projection can't be cut", where=move.tensor.where, found=move.tensor.shape)
     rows = move.tensor.shape[axis]
-    q, kv = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
+    q, kv = (n * shapes.head_dim for n in (_of_layer(shapes.heads, move), _of_layer(shapes.kv_heads, move)))
     cuts = [0, q, q + kv, q + 2 * kv] if move.kind == "qkv" else [0, rows // 2, rows]
     if cuts[-1] != rows:
         raise WeightError("the fused projection can't be cut", where=move.tensor.where, found=f"{rows} rows",
@@ -279,17 +367,9 @@ def _split(move: Move, shapes: Shapes) -> Iterator[Piece]:
 
 def _latent(move: Move, shapes: Shapes) -> Iterator[Piece]:
     """kv_b_proj of files made before llama.cpp split it: one part is folded into the queries, one into the output."""
-    values = floats(move.tensor)
-    if values.ndim != 2 or values.shape[0] % shapes.heads or values.shape[0] // shapes.heads <= shapes.nope_dim:
+    values, count = floats(move.tensor), _of_layer(shapes.heads, move)
+    if values.ndim != 2 or values.shape[0] % count or values.shape[0] // count <= shapes.nope_dim:
         raise WeightError("kv_b_proj can't be split into heads", where=move.tensor.where, found=values.shape)
-    heads = values.reshape(shapes.heads, -1, values.shape[1])
+    heads = values.reshape(count, -1, values.shape[1])
     yield f"{move.path}.embed_q.weight", np.ascontiguousarray(heads[:, : shapes.nope_dim].swapaxes(1, 2)), None
     yield f"{move.path}.unembed_out.weight", np.ascontiguousarray(heads[:, shapes.nope_dim :]), None
-
-
-def known(architecture: object, where: object) -> str:
-    """``architecture`` if there is a table for it, else ConfigError."""
-    if not isinstance(architecture, str) or architecture not in TABLES:
-        raise ConfigError("this architecture can't be read from GGUF yet", where=where, found=repr(architecture),
-                          expected=", ".join(sorted(TABLES)), hint="Use the model's safetensors if it has some.")
-    return architecture

@@ -41,6 +41,7 @@ class Config(DecoderConfig):
     mlp_layer_types: list[str] | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
+    absorbed: bool = False  # kv_b_proj in the two parts that V3 has, as GGUF keeps it
     use_mla: bool = True  # else attention is Llama's (DeepSeek-OCR)
 
     def __post_init__(self):
@@ -100,7 +101,8 @@ def build(c: Config) -> Decoder:
         mlp = moe() if sparse[i] and c.n_routed_experts else recipe.gated_mlp(c, bias=c.mlp_bias)
         if not c.use_mla:
             return PreNorm(recipe.attention(c, rope=rope, bias=c.attention_bias), mlp, norm)
-        return PreNorm(deepseek_v3.latent(c, ExpandingAttention, rope=rope), mlp, norm)
+        kind = LatentAttention if c.absorbed else ExpandingAttention
+        return PreNorm(deepseek_v3.latent(c, kind, rope=rope), mlp, norm)
 
     return recipe.decoder(c, block, norm)
 

@@ -37,6 +37,7 @@ class Config(DecoderConfig):
     attention_bias: bool = False
     max_position_embeddings: int = 32_768
     partial_rotary_factor: float = 0.25
+    projections_apart: bool = False  # GGUF keeps apart what the delta nets' checkpoints fuse
 
 
 class GatedAttention(Attention):
@@ -106,7 +107,7 @@ def build(c: Config) -> Decoder:
         sparse = i not in c.mlp_only_layers and c.num_experts > 0 and (i + 1) % c.decoder_sparse_step == 0
         return moe(c) if sparse else recipe.gated_mlp(c)
 
-    return recipe.decoder(c, blocks(c, FusedDeltaNet, mlp), recipe.norm(c))
+    return recipe.decoder(c, blocks(c, GatedDeltaNet if c.projections_apart else FusedDeltaNet, mlp), recipe.norm(c))
 
 
 def plus_one(w: mx.array, config) -> mx.array:
