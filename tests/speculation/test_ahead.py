@@ -27,11 +27,13 @@ STYLES = {
                   "model.layers.{n}.shared_head.norm")),
     "qwen3_next": ("qwen3_next-delta-moe", "mtp.layers.0.",
                    ("mtp.pre_fc_norm_embedding", "mtp.pre_fc_norm_hidden", "mtp.fc", "mtp.norm")),
+    "qwen3_5": ("qwen3_5_text-tied", "mtp.layers.0.",
+                ("mtp.pre_fc_norm_embedding", "mtp.pre_fc_norm_hidden", "mtp.fc", "mtp.norm")),
     "mimo": ("mimo-tied", "model.mtp_layers.0.",
              ("model.mtp_layers.0.token_layernorm", "model.mtp_layers.0.hidden_layernorm",
               "model.mtp_layers.0.input_proj", "model.mtp_layers.0.final_layernorm")),
 }
-PLUS_ONE = {"qwen3_next"}  # norms are stored as their distance from one
+PLUS_ONE = {"qwen3_next", "qwen3_5"}  # norms are stored as their distance from one
 
 
 @pytest.fixture(scope="module", params=STYLES)
@@ -46,7 +48,7 @@ def made(request, tmp_path_factory):
     case = next(c for c in CASES if c.name == name)
     count = case.config.get("num_hidden_layers", 4)
     more = {"num_hidden_layers": count + 1}
-    if request.param == "qwen3_next":
+    if request.param in PLUS_ONE:
         more["layer_types"] = ["linear_attention"] * (count - 1) + ["full_attention"] * 2
     case = replace(case, config={**case.config, **more})
     net = reference.build(case)
