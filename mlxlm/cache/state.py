@@ -66,6 +66,11 @@ class State(list):
     def shift(self, value: int | mx.array) -> None:
         self.move(value)
 
+    @property
+    def shifts(self) -> list[tuple[int, int | mx.array]]:
+        """(tokens, shift from there on) of each place where it changed, in order."""
+        return [old for old in self._shifts if old[0] <= self.offset]
+
     def move(self, shift: int | mx.array, at: int | None = None) -> None:
         """Sets ``shift`` from token ``at`` on, by default from here; it ends with tokens before ``at`` taken back."""
         at = self.offset if at is None else at
@@ -132,6 +137,8 @@ class State(list):
         """
         if not states or any(len(s) != len(states[0]) or type(s) is not type(states[0]) for s in states):
             raise GenerationError("only caches of one model can be merged", where="State.merge")
+        if not all(isinstance(c, LayerCache) for s in states for c in s):
+            raise GenerationError("caches of another package can't be merged", where="State.merge")
         counts, total = [s.rows for s in states], max(s.offset for s in states)
         shifts = [total - s.offset for s in states]
         kinds = [{type(c) for c in layer if c.offset} or {type(layer[0])} for layer in zip(*states, strict=True)]

@@ -197,8 +197,8 @@ class PrefixStore:
 
 
 def plain(state: State) -> bool:
-    """Whether positions are token counts: no image has shifted them."""
-    return isinstance(state.shift, int) and state.shift == 0
+    """Whether positions are the same for all rows, so that they can be followed back."""
+    return isinstance(state.shift, int)
 
 
 def _arrays(checkpoint: Checkpoint) -> list[mx.array]:

@@ -46,8 +46,8 @@ def save_prompt_cache(file_name: str | Path, cache: Any, metadata: Mapping[str, 
         if kind:
             number = len(notes) // 2 + 1
             notes |= {f"2.{number}.0": place, f"2.{number}.1": kind}
-    shift = cache.shift if isinstance(cache.shift, int) else cache.shift.tolist()
-    own = {OWN: json.dumps({"version": 1, "offset": cache.offset, "shift": shift})}
+    shifts = [(at, shift if isinstance(shift, int) else shift.tolist()) for at, shift in cache.shifts]
+    own = {OWN: json.dumps({"version": 1, "offset": cache.offset, "shifts": shifts})}
     notes |= {f"0.{name}": text for name, text in {**(metadata or {}), **own}.items()}
     notes |= {f"1.{i}": name for i, name in enumerate(classes)}
     write_safetensors(path, arrays, notes)
@@ -63,12 +63,13 @@ def load_prompt_cache(file_name: str | Path, model: Any, return_metadata: bool =
     try:
         metadata, classes, states = _unpacked(arrays, notes)
         own = json.loads(metadata.pop(OWN, "{}"))
-        offset, shift = int(own.get("offset", 0)), own.get("shift", 0)
+        offset, shifts = int(own.get("offset", 0)), [(int(at), shift) for at, shift in own.get("shifts", [])]
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError) as e:
         raise SourceError("not a prompt cache, or a damaged one", where=path, found=f"{type(e).__name__}: {e}") from e
     state = filled(model.make_cache(), classes, states, model, path)
     state.offset = max(offset, state.offset)
-    state.shift = shift if isinstance(shift, int) else mx.array(shift)
+    for at, shift in shifts:
+        state.move(shift if isinstance(shift, int) else mx.array(shift), at)
     for layer in slots(state):
         settle(layer, state.offset)
     return (state, metadata) if return_metadata else state

@@ -13,6 +13,7 @@ from mlxlm import generate, load, stream_generate
 from mlxlm.chat import ChatSession
 from mlxlm.decoder import Decoder
 from mlxlm.errors import GenerationError, MediaError
+from mlxlm.generate.prefix_store import PrefixStore
 from mlxlm.processors.base import Processor
 from mlxlm.processors.messages import MediaPolicy
 from mlxlm.text.tokenizer import Tokenizer
@@ -189,3 +190,36 @@ def test_the_command_line_takes_pictures(folder, loaded, tmp_path):
     assert answer["text"] == generate(*loaded, [{"role": "user", "content": "What?"}], images=picture(1), max_tokens=4)
     missing = CliRunner().invoke(command, [*asked[:3], str(tmp_path / "two.png")])
     assert isinstance(missing.exception, MediaError) and "not there" in str(missing.exception)
+
+
+def test_a_store_of_prefixes_tells_pictures_apart(loaded):
+    model, processor = loaded
+    store = PrefixStore(every=8)
+
+    def asked(seed, *more):
+        messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}, *more]
+        stream = stream_generate(model, processor, messages, images=[picture(seed)], max_tokens=4, prefix_store=store)
+        first = next(stream)
+        expected = fresh(model, processor, messages, images=[picture(seed)])
+        assert np.abs(np.array(first.logits) - expected).max() <= 1e-5 * expected.std()
+        return sum(1 for _ in stream) and stream.stats.cached_tokens
+
+    head = processor("What is it?", images=picture(1)).items[0][0]
+    turns = ({"role": "assistant", "content": "A cat."}, {"role": "user", "content": "And now?"})
+    assert asked(1) == 0
+    assert 0 < asked(2) <= head
+    assert asked(1, *turns) > head
+    assert asked(2, *turns) > head
+
+
+@pytest.mark.parametrize("guess", [{"prompt_lookup": True}, {"kv_bits": 8}, {"max_kv_size": 64}])
+def test_other_ways_to_generate(loaded, guess):
+    """Guessing ahead changes nothing; coarser or shorter memories run."""
+    model, processor = loaded
+    told = {"images": [picture(1)], "max_tokens": 12}
+    plain = stream_generate(model, processor, "Look look look", **told)
+    other = stream_generate(model, processor, "Look look look", **told, **guess)
+    tokens = [[piece.token for piece in stream if piece.token is not None] for stream in (plain, other)]
+    assert len(tokens[1]) == 12
+    if "prompt_lookup" in guess:
+        assert tokens[0] == tokens[1]
