@@ -1,4 +1,4 @@
-"""Qwen's processors and GLM-OCR's: images in patches of merged blocks, videos in pairs of frames."""
+"""Qwen's processors: images in patches of merged blocks, videos in pairs of frames."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -132,16 +132,6 @@ class Qwen3Videos(QwenVideos):
         return smart_resize_all(frames, height, width, self.factor, self.temporal_patch_size, least, most)
 
 
-class GlmImages(QwenImages):
-    """GLM's image processor: as Qwen's, but that an image counts as many frames as a patch takes."""
-
-    size: ClassVar = {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000}
-
-    def target(self, height: int, width: int) -> tuple[int, int]:
-        least, most, together = self.size["shortest_edge"], self.size["longest_edge"], self.temporal_patch_size
-        return smart_resize_all(together, height, width, self.factor, together, least, most)
-
-
 def smart_resize_all(frames: int, height: int, width: int, factor: int, together: int, least: int,
                      most: int) -> tuple[int, int]:
     """As `smart_resize`, with limits on the pixels of all frames, which come ``together`` so many at a time."""
@@ -197,15 +187,3 @@ class Qwen3VLProcessor(Qwen2VLProcessor):
         times = times + [times[-1]] * (-len(times) % together)
         stands = [(times[i] + times[i + together - 1]) / 2 for i in range(0, len(times), together)]
         return "".join(f"<{at:.1f} seconds><|vision_start|>{frame}<|vision_end|>" for at in stands)
-
-
-class GlmOcrProcessor(Processor):
-    """GLM-OCR's, which reads images."""
-
-    markers: ClassVar = {"image": "<|image|>"}
-    places = markers
-    inline: ClassVar = {"image": "<|begin_of_image|><|image|><|end_of_image|>"}
-    default_image_processor = "Glm46VImageProcessor"
-
-    def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
-        return self.places["image"] * (int(arrays["image_grid_thw"].prod()) // self.image_processor.merge_size**2)
