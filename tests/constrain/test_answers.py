@@ -85,3 +85,13 @@ def test_a_format_that_cannot_be_is_an_error_before_anything_is_computed(random_
 def test_text_is_no_constraint(random_model):
     plain = generate(*random_model, "x", max_tokens=8)
     assert generate(*random_model, "x", max_tokens=8, response_format={"type": "text"}) == plain
+
+
+@pytest.mark.parametrize("form", [PERSON, re.compile(r"(?:ab|cd ){3,9}"), ["one of these", "one of those"]], ids=str)
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.2, "seed": 3}], ids=str)
+def test_guessing_ahead_changes_nothing_about_a_held_answer(random_model, form, options):
+    said = {"response_format": form, "max_tokens": 120, **options}
+    held = generate(*random_model, "one of these ab ab", prompt_lookup=True, **said)
+    if not options:
+        assert held == generate(*random_model, "one of these ab ab", **said)
+    assert isinstance(form, dict) or (held in form if isinstance(form, list) else form.fullmatch(held))
