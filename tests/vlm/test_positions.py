@@ -95,3 +95,20 @@ def test_a_left_padded_batch(name, tmp_path):
     for row, (prompt, pad) in enumerate(zip(prompts, pads, strict=True)):
         whole = reference.Prompt(np.concatenate([prompt.ids, more[row]]), prompt.media)
         assert_close(found[row, pad:], reference.logits(model, case, whole))
+
+
+def test_glm_ocrs_videos_are_rows_of_images(tmp_path):
+    """transformers takes a video's frames as such, in the places of images; to us they are images."""
+    case = next(c for c in CASES if c.name == "glm_ocr-images")
+    model = reference.build(case)
+    prompt = reference.prompt(case, ((4, 6),) * 3)
+    grids = np.array([[3, 4, 6]])
+    with torch.no_grad():
+        logits = model(
+            input_ids=torch.from_numpy(prompt.ids.astype(np.int64))[None],
+            mm_token_type_ids=torch.from_numpy((prompt.ids == IMAGE) * 2)[None],
+            pixel_values_videos=torch.from_numpy(prompt.media["pixel_values"]),
+            video_grid_thw=torch.from_numpy(grids), use_cache=False).logits[0].numpy()
+    loaded = load_model(reference.save(model, tmp_path / "model"))
+    media = {name: mx.array(x) for name, x in prompt.media.items()}
+    assert_close(np.array(loaded(mx.array(prompt.ids)[None], **media))[0], logits)
