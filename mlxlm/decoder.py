@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from .cache import KVCache, SlidingCache, State
+from .cache import State, bounded
 from .errors import GenerationError
 
 
@@ -153,15 +153,14 @@ class Decoder(nn.Module):
     def make_cache(self, max_kv_size: int | None = None, left_padding: Sequence[int] | None = None) -> State:
         """A cache for a new conversation, or for one batch of them.
 
-        ``max_kv_size`` bounds the layers that would keep everything (the first 4 tokens stay, as in mlx-lm).
+        ``max_kv_size`` bounds every layer that keeps tokens; where all would be kept the first 4 stay, as in mlx-lm.
         ``left_padding`` tells for each row how many of its first tokens are padding.
         """
         caches = [layer.make_cache() for layer in self.layers]
         if max_kv_size is not None:
             if max_kv_size < 8:
                 raise GenerationError("max_kv_size is too small", found=max_kv_size, expected="at least 8")
-            keep = 4
-            caches = [SlidingCache(max_kv_size, keep) if type(c) is KVCache else c for c in caches]
+            caches = [bounded(cache, max_kv_size) for cache in caches]
         return State(caches, left_padding)
 
     def __call__(self, tokens: mx.array, cache: State | Sequence | None = None) -> mx.array:

@@ -4,7 +4,7 @@ from .base import LayerCache, NoCache
 from .composite import CompositeCache
 from .cross import CrossCache
 from .kv import KVCache
-from .policy import CachePolicy, LayerStatus, cache_status
+from .policy import CachePolicy, LayerStatus, bounded, cache_status
 from .quantized import Packed, QuantizedKVCache
 from .recurrent import RecurrentCache
 from .sliding import ChunkedCache, SlidingCache
@@ -25,5 +25,6 @@ __all__ = [
     "RecurrentCache",
     "SlidingCache",
     "State",
+    "bounded",
     "cache_status",
 ]

@@ -63,6 +63,21 @@ class CachePolicy:
         return (cache, True) if group is None else (cache.to_quantized(group_size=group, bits=self.bits), True)
 
 
+FIRST = 4
+"""Tokens that stay in front where a cache is bounded that would keep everything, as in mlx-lm."""
+
+
+def bounded(cache: Any, size: int) -> Any:
+    """An empty cache that keeps ``size`` tokens at most, in every part that keeps any; a model's window stays one."""
+    if isinstance(cache, CompositeCache):
+        return CompositeCache(*(bounded(part, size) for part in cache.parts))
+    if type(cache) is KVCache:
+        return SlidingCache(size, FIRST)
+    if isinstance(cache, SlidingCache) and cache.window is not None and cache.window > size:
+        return type(cache)(size, cache.keep)
+    return cache
+
+
 @dataclass(frozen=True)
 class LayerStatus:
     """One layer's memory: its kind, what it holds, and why it is no other than that.
@@ -141,7 +156,7 @@ def _quantized(cache: QuantizedKVCache, policy: CachePolicy) -> list[str]:
 
 
 def _sliding(cache: SlidingCache, policy: CachePolicy) -> list[str]:
-    requested = policy.max_size is not None and cache.window == policy.max_size and cache.keep > 0
+    requested = policy.max_size is not None and cache.window == policy.max_size
     bound = "max_kv_size" if requested else "the model's own chunk" if cache.kind == "chunked" else "the model's window"
     packed = "quantization not applied: sliding window" if policy.bits is not None else ""
     return [f"bounded by {bound}", packed]

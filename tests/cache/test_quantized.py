@@ -160,6 +160,12 @@ def test_the_status_of_a_bounded_cache():
     row = cache_status(state, policy)[0]
     assert (row.kind, row.capacity, row.keep, row.reason) == ("sliding", 16, 4, "bounded by max_kv_size")
     assert str(row) == "layer 0: sliding, 0 tokens of at most 16, 0 bytes; bounded by max_kv_size"
+    for kind in ("beside", "composite", "indexed", "sliding", "chunked", "latent"):
+        state = model(kind).make_cache(max_kv_size=8)
+        model(kind)(mx.zeros((1, 30), mx.int32), cache=state)
+        for row in cache_status(state, CachePolicy(max_size=8)):
+            assert row.kind.endswith("recurrent") or row.capacity <= 8
+            assert "max_kv_size" in row.reason or "the model's" in row.reason
     assert "max_kv_size not applied" in cache_status(State([KVCache()]), policy)[0].reason
     assert cache_status(State([SlidingCache(9)]))[0].reason == "bounded by the model's window"
 
