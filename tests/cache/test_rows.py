@@ -67,7 +67,7 @@ def test_rows_come_and_go(kind):
     come_and_go(model(kind))
 
 
-@pytest.mark.parametrize("kind", "attention beside latent indexed sliding composite shared sinks".split())
+@pytest.mark.parametrize("kind", ["attention", "beside", "latent", "indexed", "sliding", "composite", "shared"])
 @pytest.mark.parametrize("size", [8, 24])
 def test_rows_keep_their_own_first_tokens(kind, size):
     come_and_go(model(kind), max_kv_size=size)
