@@ -148,7 +148,8 @@ def _container(source: Source, policy: MediaPolicy) -> Iterator[Any]:
             if not found.streams.video:
                 raise MediaError("it has no pictures", where=source.where)
             yield found
-    except (FFmpegError, ValueError, OSError, RuntimeError, EOFError) as error:
+    # PyAV's streams lack attributes where FFmpeg knows no decoder for them.
+    except (FFmpegError, ValueError, OSError, RuntimeError, EOFError, AttributeError) as error:
         raise MediaError(f"no video that can be read ({str(error)[:120]})", where=source.where) from error
 
 

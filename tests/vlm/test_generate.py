@@ -223,3 +223,18 @@ def test_other_ways_to_generate(loaded, guess):
     assert len(tokens[1]) == 12
     if "prompt_lookup" in guess:
         assert tokens[0] == tokens[1]
+
+
+def test_batches_and_information(folder, loaded):
+    from click.testing import CliRunner
+
+    from mlxlm.cli.info import command
+    from mlxlm.generate.engine import batch_generate
+
+    model, processor = loaded
+    prompts = [[{"role": "user", "content": [{"type": "image", "image": picture(i)}, {"type": "text", "text": "Ab" * i}]}]
+               for i in (1, 2)] + ["Text alone"]
+    found = batch_generate(model, processor, prompts, max_tokens=6).texts
+    assert found == [generate(model, processor, prompt, max_tokens=6) for prompt in prompts]
+    told = CliRunner().invoke(command, [str(folder)])
+    assert told.exit_code == 0 and "qwen2_5_vl" in told.output
