@@ -1,4 +1,4 @@
-# make demo | test | check | bench | lint | clean. All of it happens in .venv, with pip alone.
+# make demo | test | check | bench | sanitize | lint | clean. All of it happens in .venv, with pip alone.
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -18,7 +18,7 @@ FAST := tests/test_structure.py tests/cli tests/generate tests/layers tests/name
 # The parity cases among them: one plain decoder, and the ones with the most parts of their own.
 FAST_PARITY := llama- or gemma3_text or deepseek_v3 or gpt_oss or nemotron_h
 
-.PHONY: demo test check bench lint clean
+.PHONY: demo test check bench sanitize lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -30,6 +30,9 @@ test: $(VENV)/.test
 check: $(VENV)/.test
 	@$(BIN)/pytest -m "not slow" $(wildcard $(FAST))
 	@$(BIN)/pytest tests/parity/test_parity.py -k "$(FAST_PARITY)"
+
+sanitize: $(VENV)/.test
+	@$(BIN)/pytest tests/kernels/test_native.py
 
 bench: $(VENV)/.test
 	@$(BIN)/python scripts/bench.py

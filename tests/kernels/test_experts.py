@@ -82,7 +82,7 @@ def test_each_row_of_a_block_and_one_block_for_all():
 @pytest.mark.parametrize("mode", ["mxfp4", "mxfp8", "nvfp4"])
 def test_microscaled(mode):
     rng = np.random.default_rng(0)
-    w, scales = mx.quantize(random(rng, (4, 24, 64)), mode=mode)
+    w, scales, *_ = mx.quantize(random(rng, (4, 24, 64)), mode=mode)
     group, bits = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}[mode]
     weights, magnitude = dequantized(w, scales, None, group, bits, mode)
     for tokens in (1, 30):
@@ -146,11 +146,12 @@ def test_the_step_runs_and_has_gradients(kind):
     layer = Weighted(kind, swiglu, True, {"group_size": 32, "bits": 4}, mx.float32, 0).layer
     rng = np.random.default_rng(0)
     x, picks, weights = random(rng, (2, 64)), mx.array(rng.integers(0, 7, (2, 3))), random(rng, (2, 3))
+    native: Any = fused.ops.native
     given = [(m.mode, m.group_size, m.bits, True) for m in fused._expert_linears(layer)]
     arrays = [m[n] for m in fused._expert_linears(layer) for n in ("weight", "scales", "biases", "bias")]
 
     def step(x, weights):
-        return fused.ops.native.experts_step(x, picks, weights, given, arrays, "silu").square().sum()
+        return native.experts_step(x, picks, weights, given, arrays, "silu").square().sum()
 
     def parts(x, weights):
         return (layer(x, picks) * weights[..., None]).sum(-2).square().sum()
@@ -165,7 +166,8 @@ def test_arrays_that_do_not_belong_together_are_declined():
     given = [(m.mode, m.group_size, m.bits, False) for m in fused._expert_linears(layer)]
     arrays = [m[n] for m in fused._expert_linears(layer) for n in ("weight", "scales", "biases")]
     x, picks, weights = mx.ones((2, 64)), mx.zeros((2, 3), mx.int32), mx.ones((2, 3))
-    step = fused.ops.native.experts_step
+    native: Any = fused.ops.native
+    step = native.experts_step
     assert step(x, picks, weights, given, arrays, "silu") is not None
     assert step(x[:, :32], picks, weights, given, arrays, "silu") is None
     assert step(x, picks[:1], weights, given, arrays, "silu") is None

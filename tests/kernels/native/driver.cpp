@@ -1,0 +1,242 @@
+// Runs every kernel over odd sizes in buffers of exactly their size, from several threads at once: what a sanitizer or
+// an emulator watches. Prints how many results it compared with sums in double, and fails where one is off.
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "pool.h"
+#include "table.h"
+
+using namespace mlxlm;
+
+namespace {
+
+std::atomic<long> compared{0}, wrong{0};
+
+// Memory of one size to the byte.
+struct Exact {
+  std::unique_ptr<char, decltype(&std::free)> data;
+  size_t bytes;
+  explicit Exact(size_t n) : data((char*)std::malloc(n ? n : 1), &std::free), bytes(n) { std::memset(data.get(), 0, n); }
+  template <class T>
+  T* as() { return (T*)data.get(); }
+};
+
+struct Maker {
+  std::mt19937 random;
+  explicit Maker(unsigned seed) : random(seed) {}
+  int upto(int n) { return int(random() % unsigned(n)); }
+  float number() { return float(int(random() % 2001) - 1000) / 1000; }
+};
+
+float read(Dtype t, const void* p, size_t i) {
+  if (t == Dtype::f32) return ((const float*)p)[i];
+  float out;
+  if (t == Dtype::bf16) {
+    const uint32_t bits = uint32_t(((const uint16_t*)p)[i]) << 16;
+    std::memcpy(&out, &bits, 4);
+    return out;
+  }
+  kernels().to_f32(Dtype::f16, (const uint16_t*)p + i, &out, 1);
+  return out;
+}
+
+// Numbers that every type holds exactly: eighths from -1 to 1.
+Exact numbers(Maker& make, Dtype t, size_t count) {
+  Exact e(size_of(t) * count);
+  for (size_t i = 0; i < count; i++) {
+    const float x = float(make.upto(17) - 8) / 8;
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    if (t == Dtype::f32) e.as<float>()[i] = x;
+    else if (t == Dtype::bf16) e.as<uint16_t>()[i] = uint16_t(bits >> 16);
+    else e.as<uint16_t>()[i] = uint16_t((bits >> 16 & 0x8000) | (x == 0 ? 0 : ((bits >> 23 & 255) - 112) << 10 | (bits >> 13 & 1023)));
+  }
+  return e;
+}
+
+void compare(Dtype t, const void* out, size_t i, double want, double bound) {
+  const double got = read(t, out, i), unit = t == Dtype::f32 ? 1e-6 : t == Dtype::f16 ? 1e-3 : 8e-3;
+  compared++;
+  if (!(std::fabs(got - want) <= unit * std::fabs(want) + 8e-6 * bound + 1e-6)) {
+    if (wrong++ < 5) std::fprintf(stderr, "got %g, wanted %g (%s)\n", got, want, kernels().name);
+  }
+}
+
+struct Matrix {
+  QuantizedMatrix w;
+  Exact codes, scales, biases;
+  Matrix(Maker& make, Format format, int bits, int group, ScaleType st, int N, int K)
+      : w{}, codes(size_t(N) * K / 8 * bits), scales(0), biases(0) {
+    for (size_t i = 0; i < codes.bytes; i++) codes.as<uint8_t>()[i] = uint8_t(make.random());
+    const size_t count = size_t(N) * (K / group);
+    if (st >= ScaleType::e8m0) {
+      scales = Exact(count);
+      for (size_t i = 0; i < count; i++) scales.as<uint8_t>()[i] = uint8_t(st == ScaleType::e8m0 ? 124 + make.upto(5) : 40 + make.upto(20));
+    } else {
+      scales = numbers(make, Dtype(int(st)), count), biases = numbers(make, Dtype(int(st)), count);
+    }
+    w = {codes.as<uint8_t>(), scales.as<void>(), format == Format::affine ? biases.as<void>() : nullptr, st, format, bits, group, N, K};
+  }
+};
+
+void quantized(Maker& make) {
+  static const struct { Format format; int bits, group; ScaleType scale; } kinds[] = {
+      {Format::affine, 2, 32, ScaleType::f32}, {Format::affine, 3, 64, ScaleType::bf16}, {Format::affine, 4, 64, ScaleType::f16},
+      {Format::affine, 4, 32, ScaleType::bf16}, {Format::affine, 4, 128, ScaleType::f32}, {Format::affine, 5, 32, ScaleType::f16},
+      {Format::affine, 6, 64, ScaleType::f32}, {Format::affine, 8, 32, ScaleType::bf16}, {Format::fp4, 4, 32, ScaleType::e8m0},
+      {Format::fp8, 8, 32, ScaleType::e8m0}, {Format::fp4, 4, 16, ScaleType::e4m3}};
+  const auto& k = kinds[make.upto(11)];
+  static const int Ms[] = {1, 2, 3, 4, 7, 9, 33, 70};
+  const int group = k.group < 32 ? 32 : k.group, K = group * (1 + make.upto(6)), N = 1 + make.upto(40), M = Ms[make.upto(8)];
+  const Dtype type = Dtype(make.upto(3));
+  Matrix m(make, k.format, k.bits, k.group, k.scale, N, K), other(make, k.format, k.bits, k.group, k.scale, N, K);
+  Exact x = numbers(make, type, size_t(M) * K), out(size_of(type) * M * N), bias = numbers(make, Dtype::f32, N);
+  kernels().quantized_matmul(m.w, {type, x.as<void>(), out.as<void>(), bias.as<float>(), M});
+  std::vector<int64_t> rows(N);
+  for (int n = 0; n < N; n++) rows[n] = n;
+  Exact weights(sizeof(float) * N * K), others(sizeof(float) * N * K);
+  kernels().quantized_rows(m.w, rows.data(), N, Dtype::f32, weights.as<void>());
+  kernels().quantized_rows(other.w, rows.data(), N, Dtype::f32, others.as<void>());
+  const auto product = [&](Exact& w, int row, int n, double* bound) {
+    double total = 0;
+    *bound = 1;
+    for (int i = 0; i < K; i++) {
+      const double p = double(read(type, x.as<void>(), size_t(row) * K + i)) * w.as<float>()[size_t(n) * K + i];
+      total += p, *bound += std::fabs(p) + 20;
+    }
+    return total;
+  };
+  double bound;
+  for (int i = 0; i < M; i++)
+    for (int n = 0; n < N; n++) {
+      const double want = product(weights, i, n, &bound) + bias.as<float>()[n];
+      compare(type, out.as<void>(), size_t(i) * N + n, want, bound);
+    }
+  const int few = M > 8 ? 8 : M;
+  const QuantizedMatrix both[2] = {m.w, other.w};
+  const void* xs[2] = {x.as<void>(), x.as<void>()};
+  void* outs[1] = {out.as<void>()};
+  const float share[2] = {0.5f, -2};
+  kernels().few_rows({both, 2, Join::gated, Gate::silu, type, few, xs, outs, nullptr, nullptr, nullptr});
+  kernels().few_rows({both, 2, Join::sum, Gate::silu, type, few, xs, outs, nullptr, share, nullptr});
+  for (int i = 0; i < few; i++)
+    for (int n = 0; n < N; n++) {
+      double more, want = 0.5 * product(weights, i, n, &bound);
+      want -= 2 * product(others, i, n, &more);
+      compare(type, out.as<void>(), size_t(i) * N + n, want, bound + 2 * more);
+    }
+}
+
+void dense(Maker& make) {
+  const int K = 1 + make.upto(90), N = 1 + make.upto(40), M = 1 + make.upto(40);
+  const Dtype type = Dtype(make.upto(3)), weight = Dtype(make.upto(3));
+  Exact w = numbers(make, weight, size_t(N) * K), x = numbers(make, type, size_t(M) * K), out(size_of(type) * M * N);
+  kernels().dense_matmul({w.as<void>(), weight, N, K, K}, {type, x.as<void>(), out.as<void>(), nullptr, M});
+  for (int i = 0; i < M; i++)
+    for (int n = 0; n < N; n++) {
+      double want = 0;
+      for (int k = 0; k < K; k++) want += double(read(type, x.as<void>(), size_t(i) * K + k)) * read(weight, w.as<void>(), size_t(n) * K + k);
+      compare(type, out.as<void>(), size_t(i) * N + n, want, K);
+    }
+}
+
+void attend(Maker& make) {
+  const int B = 1 + make.upto(2), Hk = 1 + make.upto(2), Hq = Hk * (1 + make.upto(3)), L = 1 + make.upto(20), S = L + make.upto(60);
+  const int D = 1 + make.upto(40), Dv = 1 + make.upto(40);
+  const Dtype type = Dtype(make.upto(3));
+  Exact q = numbers(make, type, size_t(B) * Hq * L * D), k = numbers(make, type, size_t(B) * Hk * S * D);
+  Exact v = numbers(make, type, size_t(B) * Hk * S * Dv), out(size_of(type) * B * Hq * L * Dv);
+  Exact seen(size_t(L) * S), sinks = numbers(make, Dtype::f32, Hq);
+  for (size_t i = 0; i < seen.bytes; i++) seen.as<uint8_t>()[i] = i % S == 0 || make.upto(3) != 0;
+  Attention a{};
+  a.type = type, a.q = q.as<void>(), a.k = k.as<void>(), a.v = v.as<void>(), a.out = out.as<void>();
+  a.B = B, a.Hq = Hq, a.Hk = Hk, a.L = L, a.S = S, a.D = D, a.Dv = Dv, a.scale = 0.25f;
+  const int64_t qs[] = {int64_t(Hq) * L * D, int64_t(L) * D, D}, ks[] = {int64_t(Hk) * S * D, int64_t(S) * D, D};
+  const int64_t vs[] = {int64_t(Hk) * S * Dv, int64_t(S) * Dv, Dv};
+  std::memcpy(a.q_stride, qs, sizeof qs), std::memcpy(a.k_stride, ks, sizeof ks), std::memcpy(a.v_stride, vs, sizeof vs);
+  a.mask.kind = Mask::Kind(make.upto(3));
+  if (a.mask.kind == Mask::boolean) a.mask.data = seen.as<void>(), a.mask.stride[2] = S, a.mask.stride[3] = 1;
+  if (make.upto(2)) a.sinks = sinks.as<float>();
+  kernels().attention(a);
+  const int h = make.upto(Hq), l = make.upto(L), b = make.upto(B);
+  std::vector<double> weight(S);
+  double total = a.sinks ? std::exp(sinks.as<float>()[h]) : 0;
+  for (int s = 0; s < S; s++) {
+    double score = 0;
+    for (int d = 0; d < D; d++) score += double(read(type, q.as<void>(), b * qs[0] + h * qs[1] + l * qs[2] + d)) *
+                                         read(type, k.as<void>(), b * ks[0] + h / (Hq / Hk) * ks[1] + s * ks[2] + d);
+    const bool hidden = (a.mask.kind == Mask::causal && s > S - L + l) || (a.mask.kind == Mask::boolean && !seen.as<uint8_t>()[l * S + s]);
+    total += weight[s] = hidden ? 0 : std::exp(score * a.scale);
+  }
+  for (int d = 0; d < Dv; d++) {
+    double want = 0;
+    for (int s = 0; s < S; s++) want += weight[s] / total * read(type, v.as<void>(), b * vs[0] + h / (Hq / Hk) * vs[1] + s * vs[2] + d);
+    compare(type, out.as<void>(), ((size_t(b) * L + l) * Hq + h) * Dv + d, want, 10);
+  }
+}
+
+void pointwise(Maker& make) {
+  const int rows = 1 + make.upto(9), D = 2 * (1 + make.upto(40));
+  const size_t count = size_t(rows) * D;
+  const Dtype type = Dtype(make.upto(3));
+  Exact x = numbers(make, type, count), y = numbers(make, type, count), out(size_of(type) * count), w = numbers(make, Dtype::f32, D);
+  kernels().rms_norm(type, x.as<void>(), w.as<float>(), 1e-5f, out.as<void>(), type, rows, D);
+  double squares = 1e-5 * D;
+  for (int i = 0; i < D; i++) squares += std::pow(read(type, x.as<void>(), i), 2);
+  for (int i = 0; i < D; i++) compare(type, out.as<void>(), i, read(type, x.as<void>(), i) * w.as<float>()[i] / std::sqrt(squares / D), 1);
+  kernels().layer_norm(type, x.as<void>(), w.as<float>(), w.as<float>(), 1e-5f, out.as<void>(), type, rows, D);
+  kernels().gated(type, Gate(make.upto(2)), x.as<void>(), y.as<void>(), out.as<void>(), int64_t(count));
+  kernels().add(type, x.as<void>(), y.as<void>(), out.as<void>(), int64_t(count));
+  for (size_t i = 0; i < count; i++) compare(type, out.as<void>(), i, double(read(type, x.as<void>(), i)) + read(type, y.as<void>(), i), 1);
+  Exact angles = numbers(make, Dtype::f32, count);
+  kernels().rope({type, x.as<void>(), out.as<void>(), {int64_t(count), D, D, 1}, 1, 1, rows, D, D / 2 / 2 * 2, make.upto(2) == 0,
+                  false, angles.as<float>(), angles.as<float>()});
+  kernels().squared_relu(type, out.as<void>(), int64_t(count));
+}
+
+void recurrent(Maker& make) {
+  const int B = 1 + make.upto(2), L = 1 + make.upto(5), H = 2, G = 1 + make.upto(2), P = 1 + make.upto(40), N = 1 + make.upto(40);
+  const auto some = [&](size_t n) { return numbers(make, Dtype::f32, n); };
+  Exact x = some(size_t(B) * L * H * P), dt = some(size_t(B) * L * H), a = some(H), b = some(size_t(B) * L * G * N), c = some(b.bytes / 4);
+  Exact state = some(size_t(B) * H * P * N), y(x.bytes), last(state.bytes);
+  kernels().state_space({x.as<float>(), dt.as<float>(), a.as<float>(), b.as<float>(), c.as<float>(), state.as<float>(), y.as<float>(),
+                         last.as<float>(), B, L, H, G, P, N});
+  Exact k = some(size_t(B) * L * H * N), q = some(k.bytes / 4), g = some(size_t(B) * L * H), beta = some(g.bytes / 4);
+  kernels().delta_rule({q.as<float>(), k.as<float>(), x.as<float>(), g.as<float>(), beta.as<float>(), state.as<float>(), y.as<float>(),
+                        last.as<float>(), B, L, H, N, P});
+}
+
+void work(unsigned seed, int rounds) {
+  Maker make(seed);
+  for (int i = 0; i < rounds; i++) {
+    quantized(make);
+    dense(make);
+    attend(make);
+    pointwise(make);
+    recurrent(make);
+  }
+}
+
+}  // namespace
+
+// driver [instruction set] [rounds] [threads]
+int main(int argc, char** argv) {
+  const char* forced = argc > 1 ? argv[1] : "";
+  const int rounds = argc > 2 ? std::atoi(argv[2]) : 40, threads = argc > 3 ? std::atoi(argv[3]) : 3;
+  if (!choose_table(forced)) {
+    std::fprintf(stderr, "this processor lacks %s\n", forced);
+    return 2;
+  }
+  std::vector<std::thread> running;
+  for (int t = 0; t < threads; t++) running.emplace_back(work, unsigned(t), rounds);
+  for (auto& t : running) t.join();
+  std::printf("%s: %ld compared, %ld wrong\n", kernels().name, compared.load(), wrong.load());
+  return wrong ? 1 : 0;
+}
