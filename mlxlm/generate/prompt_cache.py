@@ -19,6 +19,8 @@ from ..cache import State
 from ..checkpoint.safetensors import read_header
 from ..errors import GenerationError, MLXLMError, SourceError
 from .cache_layers import filled, saved, slots
+from .cache_older import is_older, todays
+from .cache_older import parts as older
 
 OWN = "mlxlm"
 """The metadata entry with our own facts."""
@@ -56,7 +58,7 @@ def save_prompt_cache(file_name: str | Path, cache: Any, metadata: Mapping[str, 
 def load_prompt_cache(file_name: str | Path, model: Any, return_metadata: bool = False) -> Any:
     """The memory that a file holds, for ``model``: a State, or (State, metadata) with ``return_metadata``.
 
-    The file may be mlx-lm's. Raises MLXLMError for one that is damaged or another model's.
+    The file may be mlx-lm's, an older one too. Raises MLXLMError for one that is damaged or another model's.
     """
     path = Path(file_name)
     arrays, notes = read_safetensors(path)
@@ -133,6 +135,10 @@ def _as_array(leaf: Any) -> tuple[mx.array, str]:
 
 def _unpacked(arrays: dict[str, Any], notes: dict[str, str]) -> tuple[dict[str, str], list[str], list[Any]]:
     """(the user's metadata, class names, states) from flat names."""
+    if is_older(notes):
+        metadata, classes, counts = older(notes)
+        states = zip(classes, _tree(arrays), counts, strict=True)
+        return metadata, classes, [todays(*layer) for layer in states]
     metadata = {name[2:]: text for name, text in notes.items() if name.startswith("0.")}
     classes = [notes[f"1.{i}"] for i in range(sum(name.startswith("1.") for name in notes))]
     if not classes or "2.0" not in notes:

@@ -125,6 +125,9 @@ def test_packed_caches_cross_over_too(bits, tmp_path):
     expected = logits(ours, state, rest, READ)
     # A last bit of a key may turn by a rounding, so what is packed may differ by a step here and there.
     assert np.abs(logits(peer, there, rest, READ) - expected).max() < 2e-2 * expected.std()
+    write_older(tmp_path / "old.safetensors", cache)
+    old = load_prompt_cache(tmp_path / "old.safetensors", ours)
+    assert all(mx.array_equal(a, b) for a, b in zip(old.arrays, here.arrays, strict=True))
     assert np.abs(logits(ours, here, rest, READ) - expected).max() < 2e-2 * expected.std()
 
 
@@ -155,6 +158,46 @@ def test_chunked_caches_cross_over_too(lengths, tmp_path):
             assert mx.array_equal(found[..., -6:, :], expected[..., -6:, :])
             assert other.offset == loaded.offset + 1 == at + 1
             assert loaded.update(new, new)[0][0, 0, :-1, 0].tolist() == list(range(max(at - 5, 0), at))
+
+
+def write_older(path, caches):
+    """What older versions of mlx-lm wrote, out of today's caches: states without counts, and those as text."""
+    from mlx.utils import tree_flatten
+
+    def old(cache):
+        kind, state = type(cache).__name__, cache.state
+        if kind == "CacheList":
+            inner = [old(c) for c in cache.caches]
+            return [s for s, _ in inner], [[type(c).__name__ for c in cache.caches], [m for _, m in inner]]
+        if kind == "KVCache":
+            return [a[..., : cache.offset, :] for a in state[:2]], ""
+        if kind == "QuantizedKVCache":
+            return [[a[..., : cache.offset, :] for a in part] for part in state[:2]], [
+                str(n) for n in (cache.offset, cache.group_size, cache.bits)]
+        if kind == "RotatingKVCache":
+            held = [a[..., : cache.offset, :] if cache.offset < a.shape[2] else a for a in state[:2]]
+            return held, [str(n) for n in (cache.keep, cache.max_size, cache.offset, cache._idx)]
+        return state[0], ""
+
+    states, counts = zip(*map(old, caches), strict=True)
+    notes = dict(tree_flatten([list(counts), {"title": "An old talk."}, [type(c).__name__ for c in caches]]))
+    mx.save_safetensors(str(path), dict(tree_flatten(list(states))), notes)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("name", ["llama-llama3-rope-biases-tied", "olmo3-window-yarn", "falcon_h1-multipliers",
+                                  "lfm2-convolutions", "qwen3_next-delta-moe"])
+def test_files_of_an_older_mlx_lm_are_read(name, plan, tmp_path):
+    ours, peer, rest = model(name), as_mlx_lm(name), [1] * (ALL - READ)
+    caches = [theirs.make_prompt_cache(peer)]
+    if name.startswith("llama"):
+        caches.append([theirs.RotatingKVCache(size, keep=4) for size in [16] * len(peer.layers)])
+    for cache in caches:
+        logits(peer, cache, PLANS[plan])
+        write_older(tmp_path / "old.safetensors", cache)
+        state, metadata = load_prompt_cache(tmp_path / "old.safetensors", ours, return_metadata=True)
+        assert metadata == {"title": "An old talk."}
+        same(logits(ours, state, rest, READ), logits(peer, cache, rest, READ))
 
 
 @pytest.fixture
