@@ -128,6 +128,7 @@ class DecoderConfig:
         if self.num_attention_heads:
             self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
             self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+            positive(self, "head_dim", 1 << 16)  # ropes are made at once
             if self.num_key_value_heads < 0 or self.num_attention_heads % self.num_key_value_heads:
                 raise ConfigError(
                     "num_attention_heads isn't a multiple of num_key_value_heads",

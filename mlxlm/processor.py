@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import Checkpoint
-from .files import read_object
 from .configuration import ModelConfiguration, merge_generation_config
 from .data import data_file, read_toml
 from .errors import ConfigError
+from .files import read_object
 from .text.families import give_template
 from .text.tokenizer import Tokenizer
 
@@ -53,20 +53,26 @@ def media_processor(folder: Path, tokenizer: Any, config: Mapping[str, Any]) -> 
     if row is None:
         raise ConfigError("this processor is not known", where=folder, found=names[0] or "no processor_class",
                           expected=f"one of {', '.join(sorted(rows['processors']))}")
+    from .processors.base import settings_that_fit
+
     kind = _class(row)
-    image = _made(kind, "image", files["image"], rows["image_processors"], folder)
-    video = _made(kind, "video", files["video"], rows["video_processors"], folder)
-    return kind(tokenizer, image, video, files["processor"], config)
+    with settings_that_fit("image"):
+        image = _made(kind, "image", files["image"] or kind.assumed(config), rows["image_processors"], folder)
+    with settings_that_fit("video"):
+        video = _made(kind, "video", files["video"] or kind.assumed(config), rows["video_processors"], folder)
+    with settings_that_fit("image"):
+        return kind(tokenizer, image, video, files["processor"], config)
 
 
 def processor_files(folder: Path) -> dict[str, dict[str, Any]]:
     """The settings of the image processor, of the video processor, and of the processor itself.
 
-    transformers 5 keeps all three in processor_config.json, older ones each in a file of its own.
+    transformers 5 keeps all three in processor_config.json, older ones each in a file of its own; where nothing is said
+    of videos, what is said of images holds for them.
     """
     whole = read_object(folder / "processor_config.json") or {}
-    image = read_object(folder / "preprocessor_config.json") or whole.get("image_processor") or {}
-    video = read_object(folder / "video_preprocessor_config.json") or whole.get("video_processor") or {}
+    image = whole.get("image_processor") or read_object(folder / "preprocessor_config.json") or {}
+    video = whole.get("video_processor") or read_object(folder / "video_preprocessor_config.json") or image
     own = {k: v for k, v in whole.items() if k not in ("image_processor", "video_processor")}
     own.setdefault("processor_class", image.get("processor_class") or video.get("processor_class"))
     return {"image": dict(image), "video": dict(video), "processor": own}

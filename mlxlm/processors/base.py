@@ -20,6 +20,8 @@ from .messages import MediaPolicy, Source, attached, collected, flattened
 
 Kind = Literal["image", "video"]
 
+MOST_PLACES = 1 << 22  # of one image or video
+
 
 @dataclass(frozen=True)
 class Medium:
@@ -121,6 +123,11 @@ class Processor:
 
     # What a family says
 
+    @classmethod
+    def assumed(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of image and video processor where no file has any; ``config`` is config.json's content."""
+        return {}
+
     def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
         """What stands in the prompt for an image: as many places as it has rows, and what is around them."""
         raise NotImplementedError
@@ -128,6 +135,13 @@ class Processor:
     def video_text(self, arrays: Mapping[str, np.ndarray]) -> str:
         """What stands in the prompt for a video. ``join`` may leave out arrays that only this looks at."""
         raise NotImplementedError
+
+    def room(self, count: int, kind: str = "image") -> str:
+        """The text of ``count`` places. Raises ConfigError for more than any context has."""
+        if not 0 <= count <= MOST_PLACES:
+            raise ConfigError(f"no number of places that an {kind} can have", where="processor_config.json",
+                              found=count, expected=f"at most {MOST_PLACES}")
+        return self.places[kind] * count
 
     def join(self, many: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays of several images, or of several videos, in the layout that the model takes."""
@@ -250,14 +264,14 @@ class Processor:
         for source in sources:
             if source.kind == "image":
                 image = open_image(source, policy)
-                with _settings_that_fit("image"):
+                with settings_that_fit("image"):
                     arrays = self.image_processor([image])
                     media.append(Medium("image", arrays, self.image_text(arrays)))
             else:
                 from .videos import open_video
 
                 clip = open_video(source, policy, self.video_processor)
-                with _settings_that_fit("video"):
+                with settings_that_fit("video"):
                     arrays = self.video_processor(clip)
                     media.append(Medium("video", arrays, self.video_text(arrays)))
         return media
@@ -285,7 +299,7 @@ _PROBE = "the template's probe"
 
 
 @contextmanager
-def _settings_that_fit(kind: str) -> Iterator[None]:
+def settings_that_fit(kind: str) -> Iterator[None]:
     """Whatever a damaged preprocessor_config.json leads to becomes a ConfigError."""
     try:
         yield

@@ -8,7 +8,7 @@ import numpy as np
 
 from .base import Processor, concatenated
 from .grids import pan_and_scan
-from .transforms import BILINEAR, HALF, ImageProcessor, size_pair
+from .transforms import BILINEAR, HALF, ImageProcessor, check_tiles, size_pair
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,6 +38,7 @@ class Gemma3ImageProcessor(ImageProcessor):
         """(left, top, right, bottom) of the crops that are seen besides the whole image."""
         if not self.do_pan_and_scan:
             return []
+        check_tiles(self.pan_and_scan_max_num_crops, "pan_and_scan_max_num_crops")
         return pan_and_scan((image.height, image.width), self.pan_and_scan_min_crop_size,
                             self.pan_and_scan_max_num_crops, self.pan_and_scan_min_ratio_to_activate)
 
@@ -51,7 +52,7 @@ class Gemma3Processor(Processor):
 
     def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
         count = int(self.settings.get("image_seq_length") or self.config.get("mm_tokens_per_image") or 256)
-        one = f"\n\n{self.markers['image']}{self.places['image'] * count}<end_of_image>\n\n"
+        one = f"\n\n{self.markers['image']}{self.room(count)}<end_of_image>\n\n"
         if not (crops := int(arrays["num_crops"][0])):
             return one
         more = " ".join([one] * crops)

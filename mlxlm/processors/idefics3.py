@@ -8,7 +8,7 @@ import numpy as np
 
 from .base import Processor
 from .grids import longest_edge, whole_tiles
-from .transforms import HALF, LANCZOS, ImageProcessor, resize, size_pair
+from .transforms import HALF, LANCZOS, ImageProcessor, check_tiles, resize, size_pair
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,6 +49,7 @@ class Idefics3ImageProcessor(ImageProcessor):
         if image.height <= tile and image.width <= tile:
             return [image], 0, 0
         rows, columns = image.height // tile, image.width // tile
+        check_tiles(rows * columns, "max_image_size")
         tiles = [image.crop((x * tile, y * tile, (x + 1) * tile, (y + 1) * tile))
                  for y in range(rows) for x in range(columns)]
         return [*tiles, resize(image, tile, tile, self.resample)], rows, columns
@@ -70,7 +71,7 @@ class Idefics3Processor(Processor):
     @property
     def tile_text(self) -> str:
         """The places of one tile."""
-        return self.places["image"] * int(self.settings.get("image_seq_len") or self._rows())
+        return self.room(int(self.settings.get("image_seq_len") or self._rows()))
 
     def _rows(self) -> int:
         """The rows of a tile, where processor_config.json doesn't say."""

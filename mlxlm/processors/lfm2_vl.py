@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import MediaError
+from ..errors import ConfigError, MediaError
 from .base import Processor, concatenated
 from .grids import smart_size, tile_grid, too_large
-from .transforms import BILINEAR, HALF, ImageProcessor, resize
+from .transforms import BILINEAR, HALF, MOST_PIXELS, ImageProcessor, check_tiles, resize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,6 +39,8 @@ class Lfm2VlImageProcessor(ImageProcessor):
         split = [self.split(image) for image in images]
         tiles = [self.patches(self.values(tile)) for tiles, _, _ in split for tile in tiles]
         most = self.most_patches
+        if most * tiles[0][0].shape[1] > MOST_PIXELS:
+            raise ConfigError("the settings ask for too many patches", where="preprocessor_config.json", found=most)
         if any(len(x) > most for x, _ in tiles):
             raise MediaError("the image is too long for its width", expected=f"at most {most} patches")
         return {
@@ -64,6 +66,7 @@ class Lfm2VlImageProcessor(ImageProcessor):
         splits = self.do_image_splitting and not self.min_tiles == self.max_tiles == 1
         if not splits or not too_large(size, factor, patch, most * self.max_pixels_tolerance):
             return [resize(image, *whole, self.resample)], (1, 1), whole
+        check_tiles(max(self.min_tiles, self.max_tiles) ** 2, "max_tiles")  # as many grids are looked at
         rows, columns = tile_grid(size, self.min_tiles, self.max_tiles, self.tile_size)
         tile = self.tile_size
         wide = resize(image, rows * tile, columns * tile, self.resample)
@@ -93,10 +96,10 @@ class Lfm2VlProcessor(Processor):
         images: Any = self.image_processor
         patch, factor = images.encoder_patch_size, images.downsample_factor
         one, high, wide = (-(-(int(n) // patch) // factor) for n in (images.tile_size, *arrays["image_sizes"][0]))
-        place, named = self.places["image"], self.settings.get("use_image_special_tokens", True)
-        pieces = [place * (high * wide)]
+        named = self.settings.get("use_image_special_tokens", True)
+        pieces = [self.room(high * wide)]
         if rows * columns > 1:
-            tiles = [(f"<|img_row_{y}_col_{x}|>" if named else "") + place * one**2
+            tiles = [(f"<|img_row_{y}_col_{x}|>" if named else "") + self.room(one**2)
                      for y in range(1, rows + 1) for x in range(1, columns + 1)]
             last = [("<|img_thumbnail|>" if named else "") + pieces[0]] if images.use_thumbnail else []
             pieces = [*tiles, *last]

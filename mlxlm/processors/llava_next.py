@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from .base import concatenated
 from .grids import best_frame, within
 from .squares import LlavaProcessor, SquareImageProcessor
-from .transforms import resize, size_pair
+from .transforms import check_tiles, resize, size_pair
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,6 +42,7 @@ class LlavaNextImageProcessor(SquareImageProcessor):
         if height < 1 or width < 1:
             raise ConfigError("image_grid_pinpoints leaves no room for an image", where="preprocessor_config.json")
         image = resize(image, height, width, self.resample)
+        check_tiles(high * wide // max(side**2, 1), "crop_size")
         left, top = (wide - width) // 2, (high - height) // 2
         framed = image.crop((-left, -top, wide - left, high - top))
         return [framed.crop((x, y, min(x + side, wide), min(y + side, high)))
@@ -63,7 +64,7 @@ class LlavaNextProcessor(LlavaProcessor):
             rows -= (rows - int(round(height * (columns / width), 7))) // 2 * 2
         else:
             columns -= (columns - int(round(width * (rows / height), 7))) // 2 * 2
-        return self.places["image"] * (side_h * side_w + self.more_rows + rows * (columns + 1))
+        return self.room(side_h * side_w + self.more_rows + rows * (columns + 1))
 
     def join(self, many: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return joined(many)

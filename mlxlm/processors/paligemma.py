@@ -18,7 +18,7 @@ class PaliGemmaProcessor(Processor):
     default_image_processor = "SiglipImageProcessor"
 
     def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
-        return self.places["image"] * self.rows(arrays)
+        return self.room(self.rows(arrays))
 
     def rows(self, arrays: Mapping[str, np.ndarray]) -> int:
         """As many as the image processor's settings say, else as the tower has patches."""

@@ -48,7 +48,7 @@ class PixtralProcessor(Processor):
 
     def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
         rows, columns = (int(n) // self.square for n in arrays["image_sizes"][0])
-        line = self.places["image"] * columns
+        line = self.room(columns)
         ends = [self.settings.get("image_break_token") or "[IMG_BREAK]"] * (rows - 1)
         return "".join(line + end for end in [*ends, self.settings.get("image_end_token") or "[IMG_END]"])
 

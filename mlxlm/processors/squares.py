@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import MediaError
+from ..errors import ConfigError, MediaError
 from .base import Processor
 from .grids import shortest_edge
-from .transforms import HALF, ImageProcessor, pad_square, size_pair
+from .transforms import HALF, MOST_PIXELS, ImageProcessor, pad_square, size_pair
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +34,9 @@ class SquareImageProcessor(ImageProcessor):
         if not self.do_center_crop:
             return image
         height, width = size_pair(self.crop_size, "crop_size")
+        if not 0 < height * width <= MOST_PIXELS:
+            raise ConfigError("no size that an image can have", where="preprocessor_config.json, crop_size",
+                              found=f"{width} by {height} pixels")
         top, left = (image.height - height) // 2, (image.width - width) // 2
         return image.crop((left, top, left + width, top + height))  # black where the image is smaller
 
@@ -75,7 +78,7 @@ class LlavaProcessor(Processor):
     def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
         height, width = arrays["pixel_values"].shape[-2:]
         count = (height // self.patch_size) * (width // self.patch_size) + self.more_rows
-        return self.places["image"] * count
+        return self.room(count)
 
     @property
     def patch_size(self) -> int:

@@ -18,6 +18,8 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 NEAREST, LANCZOS, BILINEAR, BICUBIC, BOX, HAMMING = range(6)  # Pillow's numbers, as preprocessor_config.json has them
+MOST_PIXELS = 1 << 27  # that an image is brought to
+MOST_TILES = 1024  # that an image is cut into
 
 
 class ImageProcessor:
@@ -58,8 +60,18 @@ class ImageProcessor:
         return normalize(x, self.image_mean, self.image_std) if self.do_normalize else x.astype(np.float32)
 
 
+def check_tiles(count: int, setting: str) -> None:
+    """Raises ConfigError for more tiles of an image than any model is shown."""
+    if not 0 <= count <= MOST_TILES:
+        raise ConfigError("no number of tiles that an image can have", where=f"preprocessor_config.json, {setting}",
+                          found=count, expected=f"at most {MOST_TILES}")
+
+
 def resize(image: "Image", height: int, width: int, resample: int = BICUBIC) -> "Image":
-    """The image in another size."""
+    """The image in another size. Raises ConfigError for one that only damaged settings can ask for."""
+    if not 0 < height * width <= MOST_PIXELS or min(height, width) < 1:
+        raise ConfigError("no size that an image can have", where="preprocessor_config.json",
+                          found=f"{width} by {height} pixels", expected=f"at most {MOST_PIXELS} pixels")
     return image if image.size == (width, height) else image.resize((width, height), resample=resample)  # type: ignore
 
 
@@ -76,6 +88,8 @@ def rescale(x: np.ndarray, factor: float = 1 / 255) -> np.ndarray:
 def normalize(x: np.ndarray, mean: float | Sequence[float], std: float | Sequence[float]) -> np.ndarray:
     """(x - mean) / std for each channel of (…, channels, height, width), float32."""
     m, s = (np.broadcast_to(np.asarray(v, np.float32), (x.shape[-3],))[:, None, None] for v in (mean, std))
+    if not s.all():
+        raise ConfigError("it can't be zero", where="preprocessor_config.json, image_std", found=std)
     return ((x.astype(np.float32) - m) / s).astype(np.float32)
 
 

@@ -63,7 +63,8 @@ class HalvesConfig:
         """The text half of a config.json, with what it leaves out."""
         own = raw.get("text_config")
         own = own if isinstance(own, dict) else {}
-        kind = own.get("model_type") or cls.TEXT
+        kind = own.get("model_type")
+        kind = kind if isinstance(kind, str) and kind else cls.TEXT
         inner = {k: v for k, v in text_part({**raw, "text_config": own}).items() if k not in cls.TEXT_UNREAD}
         tied = {"tie_word_embeddings": True} if own.get("tie_word_embeddings") else {}  # the root's false is a default
         return {**ASSUMED.get(kind, {}), **inner, **tied, "model_type": kind}
@@ -77,7 +78,7 @@ class HalvesConfig:
     def halves(self) -> tuple[Decoder, Any, Any]:
         """The decoder, the tower, and the tower's config. Raises ConfigError for a tower that isn't known."""
         kind = self.vision_config.get("model_type") or self.TOWER
-        if kind not in TOWERS:
+        if not isinstance(kind, str) or kind not in TOWERS:
             raise ConfigError("vision_config is of a type that isn't known here", where="config.json",
                               found=repr(kind)[:60], expected=", ".join(sorted(TOWERS)))
         name, config, tower = TOWERS[kind]

@@ -83,6 +83,21 @@ def test_saved_and_quantized(made, tmp_path):
     assert_close(run(load_model(tmp_path / "quantized"), prompt), run(model, prompt))
 
 
+def test_pixtral_by_its_own_name(tmp_path):
+    """As mlx-vlm converts it: LLaVA's form under another name, and a config that leaves out what follows from that."""
+    case = next(c for c in CASES if c.variant == "pixtral-mistral")
+    model = reference.build(case)
+    prompt = reference.prompt(case, case.sizes)
+    folder = reference.save(model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("vision_feature_layer", "vision_feature_select_strategy"):
+        del config[name]
+    del config["vision_config"]["model_type"], config["text_config"]["model_type"]
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "pixtral"}))
+    loaded = load_model(folder)
+    assert_close(run(loaded, prompt), reference.logits(model, case, prompt))
+
+
 # What the config.json files of well-known releases say of both halves, and two shapes that follow from it.
 RELEASED = {
     "llava-1.5-7b": (
