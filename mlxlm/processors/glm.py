@@ -1,4 +1,4 @@
-"""GLM-OCR's processor: patches as Qwen's, with limits that count frames; a video is a row of images with their times."""
+"""GLM-OCR's processor: patches as Qwen's, with limits that count frames; a video is a row of images and times."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -177,6 +177,15 @@ class Qwen3VLProcessor(Qwen2VLProcessor):
 
     default_video_processor = "Qwen3VLVideoProcessor"
 
+    @classmethod
+    def assumed(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        vision = config.get("vision_config") or {}
+        sizes = {"patch_size": 16, "temporal_patch_size": 2, "spatial_merge_size": 2}
+        patch, together, merge = (vision.get(name, size) for name, size in sizes.items())
+        limits = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
+        return {"patch_size": patch, "temporal_patch_size": together, "merge_size": merge, "size": limits,
+                "image_mean": HALF, "image_std": HALF}
+
     def join(self, many: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return {name: x for name, x in super().join(many).items() if name != "seconds"}
 

@@ -232,8 +232,8 @@ def test_batches_and_information(folder, loaded):
     from mlxlm.generate.engine import batch_generate
 
     model, processor = loaded
-    prompts = [[{"role": "user", "content": [{"type": "image", "image": picture(i)}, {"type": "text", "text": "Ab" * i}]}]
-               for i in (1, 2)] + ["Text alone"]
+    parts = [[{"type": "image", "image": picture(i)}, {"type": "text", "text": "Ab" * i}] for i in (1, 2)]
+    prompts = [*([{"role": "user", "content": content}] for content in parts), "Text alone"]
     found = batch_generate(model, processor, prompts, max_tokens=6).texts
     assert found == [generate(model, processor, prompt, max_tokens=6) for prompt in prompts]
     told = CliRunner().invoke(command, [str(folder)])

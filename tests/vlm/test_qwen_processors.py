@@ -58,7 +58,7 @@ def pair(request, tmp_path):
     ours = media_processor(tmp_path, Tokenizer.from_folder(tmp_path), {"model_type": request.param})
     theirs = dict(image_processor=images(**settings), chat_template=tiny_processor.TEMPLATE,
                   tokenizer=PreTrainedTokenizerFast.from_pretrained(tmp_path))
-    theirs["video_processor"] = videos()
+    theirs["video_processor"] = videos(**settings)
     if request.param != "glm_ocr":
         clip = {"size": {"shortest_edge": 64 * 64, "longest_edge": 28 * 28 * 300}}
         clip |= {"patch_size": 16} if request.param == "qwen3_vl" else {}
@@ -192,3 +192,29 @@ def test_counts_that_do_not_fit(pair):
         ours([{"role": "user", "content": f"A literal {marker} in text."}])
     with pytest.raises(MediaError, match="too long for its width"):
         ours(marker, images=Image.new("RGB", (2010, 10)))
+
+
+def test_settings_where_no_file_has_any(tmp_path):
+    tiny_processor.tokenizer(tmp_path)
+    config = {"model_type": "qwen3_5", "vision_config": {"patch_size": 8, "spatial_merge_size": 4}}
+    made = media_processor(tmp_path, Tokenizer.from_folder(tmp_path), config)
+    for part in (made.image_processor, made.video_processor):
+        assert (part.patch_size, part.merge_size, part.temporal_patch_size) == (8, 4, 2)
+        assert tuple(part.image_mean) == tuple(part.image_std) == (0.5, 0.5, 0.5)
+        assert part.size == {"shortest_edge": 65_536, "longest_edge": 16_777_216}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_is_said_of_images_holds_for_videos(tmp_path, nested):
+    """As transformers reads older checkpoints, which have one file for both, and its own, which have one for all."""
+    tiny_processor.tokenizer(tmp_path)
+    own = {"min_pixels": 3136, "max_pixels": 50_000, "image_processor_type": "Qwen2VLImageProcessor"}
+    if nested:
+        (tmp_path / "processor_config.json").write_text(
+            json.dumps({"processor_class": "Qwen2_5_VLProcessor", "image_processor": own}))
+    else:
+        own = {"processor_class": "Qwen2_5_VLProcessor", **own}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(own))
+    made = media_processor(tmp_path, Tokenizer.from_folder(tmp_path), {"model_type": "qwen2_5_vl"})
+    for part in (made.image_processor, made.video_processor):
+        assert part.size == {"shortest_edge": 3136, "longest_edge": 50_000}
