@@ -28,6 +28,7 @@ COMMANDS = {
     "info": "What a model is and the memory it needs, without loading it.",
     "name": "What each word of a model's name says.",
     "registry": "The model types and presets that are known.",
+    "convert": "A checkpoint of any kind to an MLX folder, quantized or not.",
     "bench": "How fast a model is here, and beside other engines.",
     "doctor": "Whether this machine and installation are in order.",
     "verify": "Official models from end to end.",

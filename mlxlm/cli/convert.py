@@ -1,0 +1,112 @@
+"""`mlxlm convert`: a checkpoint of any kind to an MLX folder, with mlx-lm's names for what mlx-lm has."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from ..errors import UsageError
+from .options import MODEL
+
+EXAMPLES = """\b
+Examples:
+  mlxlm convert Qwen/Qwen3-4B -q
+  mlxlm convert ./checkpoint --mlx-path ./out -q --q-bits 4 --recipe mixed --override '*.v_proj=8'
+  mlxlm convert ./model.gguf --mlx-path ./out
+  mlxlm convert ./out --mlx-path ./plain --dequantize --dtype bfloat16
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("source", type=MODEL, required=False)
+@click.option("--hf-path", metavar="MODEL", help="The source, where it isn't the argument.")
+@click.option("-o", "--mlx-path", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+              help="Where to write; by default a folder of the model's name here.")
+@click.option("-q", "--quantize", is_flag=True, help="Quantize the weights.")
+@click.option("--q-bits", type=int, metavar="N", help="Bits of a weight: 2, 3, 4, 5, 6 or 8 (4).")
+@click.option("--q-group-size", type=int, metavar="N", help="Weights that share a scale: 32, 64 or 128 (64).")
+@click.option("--q-mode", default="affine", show_default=True, help="affine, mxfp4, mxfp8 or nvfp4.")
+@click.option("--recipe", default="mixed", show_default=True,
+              help="mixed keeps sensitive layers, embedding and head at more bits; uniform doesn't.")
+@click.option("--override", multiple=True, metavar="PATTERN=BITS",
+              help="Other bits for the modules whose paths fit; none leaves them plain; may be given again.")
+@click.option("--fit/--no-fit", default=True, help="Fit scales by least squares: better at the same size, and slower.")
+@click.option("-d", "--dequantize", is_flag=True, help="Make plain weights of quantized ones.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]),
+              help="Of weights that aren't quantized.")
+@click.option("--revision", metavar="REV", help="A branch, tag or commit of the source.")
+@click.option("--shard-size", type=float, default=5.0, show_default=True, metavar="GB", help="Of a file, at most.")
+@click.option("--measure/--no-measure", default=False,
+              help="Measure perplexity and divergence from the source, for the model card: loads both.")
+@click.option("--upload-repo", metavar="OWNER/NAME", help="Upload the result to the hub.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(source: str | None, hf_path: str | None, mlx_path: Path | None, as_json: bool, **options) -> None:
+    """A checkpoint of any kind to an MLX folder, quantized or not; an interrupted conversion goes on."""
+    from ..convert import convert
+    from ..convert.finish import finish
+
+    source = source or hf_path
+    if source is None or (hf_path is not None and hf_path != source):
+        raise UsageError("name one source", where="SOURCE", expected="a hub id, a folder or a .gguf file")
+    recipe = _recipe(options)
+    folder = mlx_path or Path(f"{Path(source.partition(':')[0]).name.removesuffix('.gguf')}-mlx{_suffix(recipe)}")
+    bar = _Progress(quiet=as_json or not sys.stderr.isatty())
+    done = convert(source, folder, recipe=recipe, dtype=options["dtype"], dequantized=options["dequantize"],
+                   revision=options["revision"], max_shard_bytes=int(options["shard_size"] * 1e9), progress=bar)
+    bar.close()
+    quality = finish(done, measure=options["measure"], revision=options["revision"], upload=options["upload_repo"])
+    if as_json:
+        click.echo(json.dumps({"folder": str(done.folder), "parameters": done.parameters, "bytes": done.bytes,
+                               "bits_per_weight": done.bits_per_weight, "quality": quality and quality.__dict__}))
+        return
+    from .info import size
+
+    click.echo(f"{done.folder}: {size(done.bytes)}, {done.bits_per_weight:.2f} bits a weight")
+    if quality is not None:
+        click.echo(f"perplexity {quality.perplexity:.4f} (source {quality.source_perplexity:.4f}), "
+                   f"KL divergence {quality.divergence:.5f}")
+
+
+def _recipe(options):
+    from ..convert import Recipe, Setting
+    from ..convert.recipes import parse_override
+
+    if not options["quantize"]:
+        for name in ("q_bits", "q_group_size", "override"):
+            if options[name]:
+                raise UsageError("it asks for quantized weights", where=f"--{name.replace('_', '-')}", hint="Add -q.")
+        return None
+    if options["dequantize"]:
+        raise UsageError("choose one of --quantize and --dequantize", where="--dequantize")
+    base = Setting.of(options["q_bits"], options["q_group_size"], options["q_mode"])
+    overrides = dict(parse_override(text) for text in options["override"])
+    return Recipe(base, options["recipe"], overrides, fit=options["fit"])
+
+
+def _suffix(recipe) -> str:
+    if recipe is None:
+        return ""
+    return f"-{recipe.base.bits}bit" if recipe.base.mode == "affine" else f"-{recipe.base.mode}"
+
+
+class _Progress:
+    """A line with bytes done and the time left; nothing where nobody watches."""
+
+    def __init__(self, quiet: bool):
+        self.quiet, self._start, self._shown = quiet, time.monotonic(), 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.quiet or (now - self._shown < 0.2 and done < total):
+            return
+        self._shown = now
+        left = (now - self._start) * (total - done) / max(done, 1)
+        click.echo(f"\rWriting {done / 1e9:.2f} of {total / 1e9:.2f} GB, {left:.0f} s left ", nl=False, err=True)
+
+    def close(self) -> None:
+        if not self.quiet:
+            click.echo("\r\033[K", nl=False, err=True)

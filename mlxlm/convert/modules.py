@@ -1,0 +1,75 @@
+"""A model's modules into quantized ones and back, without computing anything: MLX does that as they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from ..errors import MLXLMError
+from ..layers.experts import QuantizedSwitchLinear, SwitchLinear
+from ..layers.latent_attention import MultiLinear, QuantizedMultiLinear
+from .fit import fitted
+from .recipes import Recipe, Setting
+
+_PLAIN: dict[type, Callable[[Any], nn.Module]] = {
+    nn.QuantizedLinear: lambda m: nn.Linear(1, 1, bias="bias" in m),
+    nn.QuantizedEmbedding: lambda m: nn.Embedding(1, 1),
+    QuantizedSwitchLinear: lambda m: SwitchLinear(1, 1, 1, "bias" in m),
+    QuantizedMultiLinear: lambda m: MultiLinear(1, 1, 1),
+}
+
+
+def quantize(model: nn.Module, recipe: Recipe) -> dict[str, Setting]:
+    """Quantizes the modules that the recipe names and MLX can take; returns what each became."""
+    layers, done, weights = len(getattr(model, "layers", ())), {}, {}
+
+    def chosen(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if not hasattr(module, "to_quantized") or "scales" in module:
+            return False
+        wanted = recipe.setting(path, layers)
+        setting = wanted.fitting(module["weight"].shape[-1]) if wanted is not None else None
+        if setting is None:
+            return False
+        done[path], weights[path] = setting, module["weight"]
+        return setting.as_dict()
+
+    try:
+        nn.quantize(model, class_predicate=chosen)
+    except (ValueError, TypeError) as error:
+        raise MLXLMError(f"MLX can't quantize this model: {error}".splitlines()[0]) from error
+    if recipe.fit:
+        for path, module in model.named_modules():
+            if path in done and done[path].mode == "affine":
+                setting = done[path]
+                module["weight"], module["scales"], module["biases"] = fitted(
+                    weights.pop(path), setting.bits, setting.group_size)
+    return done
+
+
+def dequantize(model: nn.Module, dtype: mx.Dtype | None = None) -> int:
+    """Turns every quantized module into its plain kind, with the scales' dtype or ``dtype``; returns how many."""
+    plain = []
+    for path, module in model.named_modules():
+        make = next((make for kind, make in _PLAIN.items() if isinstance(module, kind)), None)
+        if make is not None:
+            plain.append((path, _dequantized(module, make(module), dtype)))
+    if plain:
+        model.update_modules(tree_unflatten(plain))
+    return len(plain)
+
+
+def _dequantized(module: Any, plain: Any, dtype: mx.Dtype | None) -> nn.Module:
+    plain.weight = mx.dequantize(module.weight, scales=module.scales, biases=module.get("biases"),
+                                 group_size=module.group_size, bits=module.bits, mode=module.mode, dtype=dtype)
+    if "bias" in module:
+        plain.bias = module.bias
+    return plain
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether any module is stored in groups with scales."""
+    return any("scales" in module and hasattr(module, "bits") for _, module in model.named_modules())
