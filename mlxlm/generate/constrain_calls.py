@@ -136,7 +136,7 @@ def calls_rule(lark: Lark, format: str, tools: Sequence[Any], name: str | None =
     schemas = Toolbox(tools).schemas or {}
     if name is not None and name not in schemas:
         raise unknown("tool", name, schemas)
-    made = [_tool(lark, format, tool, {"type": "object", **schema})
+    made = [_tool(lark, format, tool, _closed(schema))
             for tool, schema in schemas.items() if name in (None, tool)]
     if not made:
         raise GenerationError("there are no tools to call", where="tool_choice")
@@ -148,6 +148,12 @@ def calls_rule(lark: Lark, format: str, tools: Sequence[Any], name: str | None =
     tail = f"{more} {lark.words(frame.end)}"
     whole, rest = (" | ".join(tool.written(lark, tool.frame.begin, drop) for tool in made) for drop in (0, len(opener)))
     return Calls(lark.rule(f"({whole}){tail}"), lark.rule(f"({rest}){tail}"), opener)
+
+
+def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by a schema; those that it doesn't name are out, unless it says otherwise."""
+    plain = "properties" in schema and not {"allOf", "anyOf", "oneOf", "$ref"} & set(schema)
+    return {"type": "object", **({"additionalProperties": False} if plain else {}), **schema}
 
 
 def _opener(format: str, text: str) -> str:

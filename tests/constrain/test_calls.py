@@ -167,6 +167,14 @@ def test_what_cannot_be_forced_is_told(tokens, choice, tools, part):
         constraint(tokens, "json", choice, tools)
 
 
+def test_arguments_that_are_not_declared_are_out_unless_the_tool_takes_them(tokens):
+    for more, allowed in (({}, False), ({"additionalProperties": True}, True)):
+        schema = {"type": "object", "properties": {"a": {"type": "integer"}}, **more}
+        tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+        text = find("json").write([ToolCall("f", {"a": 1, "b": 2})])
+        assert walks.reaches(constraint(tokens, "json", tools=tools), tokens.encode(text)) == allowed
+
+
 def test_a_function_named_as_in_openais_api(tokens):
     choice = {"type": "function", "function": {"name": "stop"}}
     assert check(wander(tokens, constraint(tokens, "json", choice), 1), "json").tool_calls[0].name == "stop"
