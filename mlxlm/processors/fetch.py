@@ -8,6 +8,7 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from contextlib import suppress
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -86,7 +87,7 @@ class _Http(http.client.HTTPConnection):
     """A connection to an address that was checked, whatever the host's name would resolve to now."""
 
     def __init__(self, parts: SplitResult, address: Address, timeout: float):
-        self._address, self._secure = address, parts.scheme == "https"
+        self._address, self._secure, self.late = address, parts.scheme == "https", False
         super().__init__(parts.hostname or "", parts.port or (443 if self._secure else 80), timeout=timeout)
 
     def connect(self) -> None:
@@ -97,11 +98,21 @@ class _Http(http.client.HTTPConnection):
         if self._secure:
             self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
 
+    def cut(self) -> None:
+        """Ends whatever waits for the server: a timeout of the socket begins anew with every byte."""
+        self.late = True
+        with suppress(OSError, AttributeError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
 
 def _get(parts: SplitResult, address: Address, deadline: float, limit: int) -> bytes | str:
     """The body, or where a redirect leads."""
     host = parts.hostname or ""
-    connection = _Http(parts, address, _left(deadline, host))
+    left = _left(deadline, host)
+    connection = _Http(parts, address, left)
+    clock = threading.Timer(left, connection.cut)
+    clock.daemon = True
+    clock.start()
     try:
         path = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
         connection.request("GET", path, headers=HEADERS)
@@ -112,9 +123,10 @@ def _get(parts: SplitResult, address: Address, deadline: float, limit: int) -> b
             raise MediaError(f"the server answers {response.status} {response.reason[:40]}", found=host[:80])
         return _body(response, connection, deadline, limit, host)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        told = f"{type(error).__name__}: {str(error)[:100]}"
+        told = "the time for it is over" if connection.late else f"{type(error).__name__}: {str(error)[:100]}"
         raise MediaError(f"it can't be fetched ({told})", found=host[:80]) from error
     finally:
+        clock.cancel()
         with suppress(OSError):
             connection.close()
 
@@ -128,13 +140,13 @@ def _body(response: http.client.HTTPResponse, connection: _Http, deadline: float
         if connection.sock is not None:
             connection.sock.settimeout(_left(deadline, host))
         piece = response.read1(1 << 16)
+        _left(deadline, host)
         if not piece:
             return b"".join(pieces)
         pieces.append(piece)
         size += len(piece)
         if size > limit:
             raise MediaError("too large", found=f"more than {limit:,} bytes", expected=f"at most {limit:,}")
-        _left(deadline, host)
 
 
 def _left(deadline: float, host: str) -> float:

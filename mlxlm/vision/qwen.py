@@ -12,7 +12,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..config import positive
-from ..errors import ConfigError
+from ..errors import ConfigError, GenerationError
 from ..kernels import ops
 from ..vlm import Item, Rows
 
@@ -202,6 +202,9 @@ class Tower(nn.Module):
     def __call__(self, pixels: mx.array, grid: Grid) -> Rows:
         """The rows of one image or video: pixels (N, channels · frames · size · size) in block order."""
         c = self._c
+        if grid[1] % c.spatial_merge_size or grid[2] % c.spatial_merge_size:
+            raise GenerationError("the grid isn't one of whole blocks", where="media", found=grid,
+                                  expected=f"multiples of {c.spatial_merge_size}")
         x = self.started(self.patch_embed(pixels), grid)
         turn = Turns(grid, c.spatial_merge_size, c.head_dim, c.rope_theta)
         near, far = self._near(grid, c.spatial_merge_size), frames(grid, c.spatial_merge_size)
@@ -232,9 +235,14 @@ class Tower(nn.Module):
 
 def by_grid(media: Mapping[str, mx.array]) -> list[Item]:
     """Splits media whose first array has t·h·w rows for each row (t, h, w) of the second; others have one entry."""
-    pixels, grids, *more = media
-    sizes = np.array(media[grids]).reshape(-1, 3).prod(axis=1)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
+    pixels, grids, *more = [*media, None] if len(media) < 2 else media
+    if grids is None:
+        raise GenerationError("the grids of the images are missing", where="media", found=pixels)
+    sizes = np.array(media[grids]).reshape(-1, 3)
+    if (sizes < 1).any() or sizes.prod(axis=1).sum() != media[pixels].shape[0]:
+        raise GenerationError("the grids don't fit the patches", where=grids, found=sizes.tolist()[:4],
+                              expected=f"{media[pixels].shape[0]} patches in all")
+    starts = np.concatenate([[0], np.cumsum(sizes.prod(axis=1))])
     return [
         {pixels: media[pixels][int(starts[i]) : int(starts[i + 1])], grids: media[grids][i : i + 1]}
         | {name: media[name][i : i + 1] for name in more}

@@ -69,6 +69,14 @@ class Pages(BaseHTTPRequestHandler):
         except OSError:
             pass
 
+    def page_drip(self):
+        try:
+            for _ in range(200):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-A: " if _ == 0 else b"x")
+                time.sleep(0.02)
+        except OSError:
+            pass
+
     def missing(self):
         self.answer(404, b"")
 
@@ -114,9 +122,11 @@ def test_what_a_server_may_not_do(url, path, problem):
         fetch(f"{url}/{path}", OPEN, 1 << 20)
 
 
-def test_time_is_bounded_in_all(url):
+@pytest.mark.parametrize("path", ["slow", "drip"])
+def test_time_is_bounded_in_all(url, path):
+    """Also where a byte comes now and then, of the headers or of the body."""
     with pytest.raises(MediaError, match=r"time for it is over|timed out|TimeoutError"):
-        fetch(f"{url}/slow", MediaPolicy(private_hosts=True, timeout=0.3), 1 << 20)
+        fetch(f"{url}/{path}", MediaPolicy(private_hosts=True, timeout=0.3), 1 << 20)
 
 
 def test_machines_of_ones_own_are_not_asked(url, site):

@@ -157,6 +157,10 @@ def test_media_where_they_make_no_sense(folder, loaded):
         model(mx.array(inputs.ids[:-40])[None], **inputs.media)
     with pytest.raises(GenerationError, match="doesn't take"):
         model(mx.array(inputs.ids)[None], **inputs.media, pixels=mx.zeros(1))
+    pixels = inputs.media["pixel_values"]
+    for grid in (None, [[1, 3, 5]], [[1, len(pixels), 1]], [[0, 4, 4]]):
+        with pytest.raises(GenerationError, match=r"missing|don't fit|whole blocks"):
+            model(mx.array(inputs.ids)[None], pixel_values=pixels, image_grid_thw=grid and mx.array(grid))
 
 
 def test_a_cancelled_prompt_leaves_a_cache_that_goes_on(loaded):
