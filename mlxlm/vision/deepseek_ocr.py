@@ -84,7 +84,7 @@ class Embeddings(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         """(N, rows, columns, dim) to (N, 1 + patches, dim)."""
         n, side, _, dim = x.shape
-        table = self.position_embedding.weight
+        table = self.position_embedding(mx.arange(self._side**2 + 1))
         places = resized(table[1:].reshape(self._side, self._side, dim), side).reshape(side * side, dim)
         first = mx.broadcast_to(self.class_embedding + table[0], (n, 1, dim))
         return mx.concatenate([first.astype(x.dtype), x.flatten(1, 2) + places.astype(x.dtype)], axis=1)

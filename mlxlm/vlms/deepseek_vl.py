@@ -84,7 +84,7 @@ def build(c: Config) -> VisionLanguage:
         return both(tower(item["pixel_values"]), fine(item["high_res_pixel_values"]))
 
     sight = Sight(("pixel_values", "high_res_pixel_values"), c.image_token_id, look)
-    return VisionLanguage(tower, decoder, [sight], aligner=both, high_res_tower=fine)
+    return VisionLanguage(tower, decoder, [sight], aligner=both, vision_high_res=fine)
 
 
 def to_mlx(w: mx.array, config: Config) -> mx.array:
@@ -93,9 +93,9 @@ def to_mlx(w: mx.array, config: Config) -> mx.array:
 
 
 SAM = (
-    Rename("^high_res_tower.model.vision_encoder", "high_res_tower.model"),
-    Rename("^high_res_tower.model.patch_embed.projection", "high_res_tower.model.patch_embed.proj"),
-    Rename("^high_res_tower.model.layers", "high_res_tower.model.blocks"),
+    Rename("^vision_high_res.model.vision_encoder", "vision_high_res.model"),
+    Rename("^vision_high_res.model.patch_embed.projection", "vision_high_res.model.patch_embed.proj"),
+    Rename("^vision_high_res.model.layers", "vision_high_res.model.blocks"),
     Rename("blocks.*.layer_norm1", "blocks.*.norm1"),
     Rename("blocks.*.layer_norm2", "blocks.*.norm2"),
     *(Rename(f"neck.{old}", f"neck.{i}") for i, old in enumerate(("conv1", "layer_norm1", "conv2", "layer_norm2"))),
@@ -104,9 +104,9 @@ NAMES = (
     Rename("^model.vision_model", "vision_tower"),
     Rename("^vision_tower.vision_model", "vision_tower"),  # transformers 4
     Rename("^model.aligner", "aligner"),
-    *(Rename(f"^model.high_res_vision_{part}", f"high_res_tower.{part}") for part in ("model", "neck", "alpha")),
-    Rename("^model.high_res_vision_proj.conv1", "high_res_tower.proj.0"),
-    Rename("^model.high_res_vision_proj.conv2", "high_res_tower.proj.1"),
+    *(Rename(f"^model.high_res_vision_{part}", f"vision_high_res.{part}") for part in ("model", "neck", "alpha")),
+    Rename("^model.high_res_vision_proj.conv1", "vision_high_res.proj.0"),
+    Rename("^model.high_res_vision_proj.conv2", "vision_high_res.proj.1"),
     *SAM,
     Rename("^model.language_model", "language_model.model"),
     Rename("^lm_head", "language_model.lm_head"),
@@ -115,7 +115,7 @@ NAMES = (
 )
 VALUES = (
     Each("^vision_tower.embeddings.patch_embedding.weight", patches_to_mlx),
-    *(Each(f"^high_res_tower.{part}", to_mlx) for part in ("model.patch_embed", "model.neck", "neck", "proj")),
+    *(Each(f"^vision_high_res.{part}", to_mlx) for part in ("model.patch_embed", "model.neck", "neck", "proj")),
     TextRules(kind="values"),
 )
 ARCHITECTURE = Architecture(Config, build, NAMES, VALUES)

@@ -112,10 +112,12 @@ def build(c: Config) -> VisionLanguage:
 
     def look(item: Item) -> mx.array:
         pixels = item["pixel_values"].astype(tower.class_embedding.dtype)
-        return projector(tower(pixels, item["aspect_ratio_ids"], item["aspect_ratio_mask"]))
+        # Asked of the model, where a quantized one may have taken its place.
+        return model["multi_modal_projector"](tower(pixels, item["aspect_ratio_ids"], item["aspect_ratio_mask"]))
 
     sight = Sight(NAMES, c.image_token, look, images)
-    return Mllama(tower, decoder, [sight], beside=("cross_attention_mask",), multi_modal_projector=projector)
+    model = Mllama(tower, decoder, [sight], beside=("cross_attention_mask",), multi_modal_projector=projector)
+    return model
 
 
 ARCHITECTURE = Architecture(
