@@ -31,6 +31,10 @@ from .test_processors_halves import (
     PaliGemmaProcessor,
     PixtralImageProcessorPil,
     PixtralProcessor,
+    SmolVLMImageProcessorPil,
+    SmolVLMVideoProcessor,
+    in_words,
+    processing_smolvlm,
     siglip,
     tokenizer,
 )
@@ -158,3 +162,32 @@ def test_a_conversation_with_images_in_its_first_and_third_turn(made):
         assert np.abs(np.array(events[0].piece.logits) - expected).max() <= 2e-5 * expected.std()
         history.append({"role": "assistant", "content": chat.messages[-1]["content"]})
     assert events[-1].piece.stats.cached_tokens > 0
+
+
+def test_a_video_among_the_references_answers(tmp_path, monkeypatch):
+    """SmolVLM sees a film's frames as images of one tile."""
+    monkeypatch.setattr(processing_smolvlm, "num2words", in_words)
+    tile = dict(size={"longest_edge": 48}, max_image_size={"longest_edge": 24})
+    case = Case("smolvlm", "video", text=dict(model_type="llama", vocab_size=VOCAB), root={"eos_token_id": 1},
+                vision={**SIGLIP, "model_type": "smolvlm_vision"}, image_token=place("<image>"))
+    folder = tmp_path / "model"
+    their_model = reference.build(case)
+    reference.save(their_model, folder)
+    theirs, _ = tokenizer(folder)
+    theirs.chat_template = TEMPLATE.replace("MARKER", "<image>")
+    whole = processing_smolvlm.SmolVLMProcessor(
+        SmolVLMImageProcessorPil(**tile), theirs, SmolVLMVideoProcessor(**tile, num_frames=8, fps=1), image_seq_len=9
+    )
+    whole.save_pretrained(folder)
+    model, processor = load(folder)
+    frames = [image(30, 50).rotate(9 * i) for i in range(5)]
+    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What happens?"}]}]
+    inputs = processor(messages, videos=[{"frames": frames, "fps": 1}])
+    arrays = {name: torch.tensor(np.array(x)) for name, x in inputs.media.items()}
+    assert arrays["pixel_values"].shape == (1, 5, 3, 24, 24)
+    with torch.no_grad():
+        expected = their_model(input_ids=torch.tensor([inputs.ids]), **arrays).logits[0].numpy()
+    found = model(mx.array(inputs.ids)[None], **inputs.media)
+    reference.assert_close(np.array(found)[0], expected)
+    stream = stream_generate(model, processor, messages, videos=[{"frames": frames, "fps": 1}], max_tokens=2)
+    assert next(piece.token for piece in stream) == expected[-1].argmax()

@@ -1,5 +1,7 @@
 """Prompts with images as transformers' processors write them: token ids, counts and arrays, from a saved processor."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -229,6 +231,16 @@ def test_smolvlms_videos(smolvlm, seconds, fps):
     assert ids == expected["input_ids"][0].tolist()
     close(arrays["pixel_values"], expected["pixel_values"], (0.5,))
     assert np.array_equal(arrays["pixel_attention_mask"], expected["pixel_attention_mask"])
+
+
+def test_older_smolvlms_keep_one_file_for_images_and_videos(tmp_path):
+    _, ours = tokenizer(tmp_path)
+    settings = {**TILE, "video_sampling": {"max_frames": 3, "fps": 2, "video_size": {"longest_edge": 40}}}
+    settings |= {"image_processor_type": "SmolVLMImageProcessor", "processor_class": "SmolVLMProcessor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    videos = media_processor(tmp_path, ours, {"model_type": "smolvlm"}).video_processor
+    assert (videos.num_frames, videos.fps, videos.size) == (3, 2, {"longest_edge": 40})
+    assert videos(Clip([image(30, 50)], [0], 2.0))["pixel_values"].shape == (1, 1, 3, 20, 20)
 
 
 def test_smolvlms_video_beside_an_image(smolvlm):
