@@ -66,11 +66,12 @@ def decoder(
     names: tuple[str, str] = ("embed_tokens", "norm"),
     body: str = "model",
     backbone: Callable[..., Backbone] = Backbone,
+    kind: type[Decoder] = Decoder,
 ) -> Decoder:
-    """``block(i)`` for each layer i, between an embedding and a head; ``backbone`` makes another kind of body."""
+    """``block(i)`` for each layer i, between an embedding and a head; ``backbone`` and ``kind`` make other ones."""
     layers = [block(i) for i in range(c.num_hidden_layers)]
     inner = backbone(c.vocab_size, c.hidden_size, layers, final_norm(), embed_scale=embed_scale, names=names)
-    return Decoder(inner, tied=c.tie_word_embeddings, finish=finish, body=body)
+    return kind(inner, tied=c.tie_word_embeddings, finish=finish, body=body)
 
 
 def routed_moe(c: DecoderConfig, experts: int, hidden: int, route: Callable) -> SparseMoE:

@@ -17,16 +17,10 @@ from ..weights import FUSED_EXPERTS, Drop, Each, conv1d_to_mlx, stacked
 
 
 @dataclass(kw_only=True)
-class Config(DecoderConfig):
-    num_key_value_heads: int = 2
+class DeltaConfig(DecoderConfig):
+    """What every model of delta nets with an attention every so often says."""
+
     head_dim: int = 256
-    num_experts: int = 512
-    num_experts_per_tok: int = 10
-    moe_intermediate_size: int = 512
-    shared_expert_intermediate_size: int = 512
-    norm_topk_prob: bool = True
-    decoder_sparse_step: int = 1
-    mlp_only_layers: list[int] = field(default_factory=list)
     linear_num_value_heads: int = 32
     linear_num_key_heads: int = 16
     linear_key_head_dim: int = 128
@@ -36,7 +30,19 @@ class Config(DecoderConfig):
     layer_types: list[str] | None = None
     attention_bias: bool = False
     max_position_embeddings: int = 32_768
-    partial_rotary_factor: float = 0.25
+    partial_rotary_factor: float = 0.25  # mrope_section splits these turns in three, but in text all are the same
+
+
+@dataclass(kw_only=True)
+class Config(DeltaConfig):
+    num_key_value_heads: int = 2
+    num_experts: int = 512
+    num_experts_per_tok: int = 10
+    moe_intermediate_size: int = 512
+    shared_expert_intermediate_size: int = 512
+    norm_topk_prob: bool = True
+    decoder_sparse_step: int = 1
+    mlp_only_layers: list[int] = field(default_factory=list)
     projections_apart: bool = False  # GGUF keeps apart what the delta nets' checkpoints fuse
 
 
