@@ -168,7 +168,7 @@ class Processor:
 
     def read(self, prompt: Any, images: Any = None, videos: Any = None) -> tuple[Any, list[Source]]:
         """(text, or messages as the chat template takes them, the sources of the media in it, in order)."""
-        given = {"image": several(images), "video": several(videos)}
+        given = {"image": several(images, 4), "video": several(videos, 5)}
         if isinstance(prompt, str):
             if not any(given.values()) or self._marked(prompt):
                 found = [Source(kind, x, True, f"{kind}s") for kind in given for x in given[kind]]
@@ -308,11 +308,19 @@ def settings_that_fit(kind: str) -> Iterator[None]:
                           where=f"{'preprocessor' if kind == 'image' else 'video_preprocessor'}_config.json") from error
 
 
-def several(given: Any) -> list[Any]:
-    """One or several sources as a list."""
+def several(given: Any, axes: int) -> list[Any]:
+    """One or several sources as a list; an array of ``axes`` axes is several, and a list of pictures one video."""
     if given is None:
         return []
+    if getattr(given, "ndim", None) == axes:
+        return list(given)
+    if isinstance(given, (list, tuple)) and axes == 5 and given and _is_picture(given[0]):
+        return [list(given)]
     return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _is_picture(value: Any) -> bool:
+    return getattr(value, "ndim", None) == 3 or hasattr(value, "getbbox")
 
 
 def _with_parts(message: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mlxlm.generate.prefix_store import PrefixStore
 from mlxlm.processors.base import Processor
 from mlxlm.processors.messages import MediaPolicy
 from mlxlm.text.tokenizer import Tokenizer
-from mlxlm.vlm import VisionLanguage
+from mlxlm.vlm import Features, VisionLanguage
 
 from . import reference, tiny_processor
 from .cases_qwen import ROPE, VISION
@@ -242,3 +242,30 @@ def test_batches_and_information(folder, loaded):
     assert found == [generate(model, processor, prompt, max_tokens=6) for prompt in prompts]
     told = CliRunner().invoke(command, [str(folder)])
     assert told.exit_code == 0 and "qwen2_5_vl" in told.output
+
+
+def test_features_are_kept_by_content_and_bounded():
+    looks = []
+
+    def look(item):
+        looks.append(int(item["x"][0].item()))
+        return mx.zeros((4, 8))  # 128 bytes
+
+    features = Features(max_bytes=300)
+    for value, made in ((1, True), (1, False), (2, True), (1, False), (3, True), (1, False), (2, True), (3, True)):
+        before = len(looks)
+        features.get({"x": mx.array([value])}, look)
+        assert (len(looks) > before) == made and features.nbytes <= 300
+    features.get({"x": mx.array([1.0])}, look)  # as large, but no whole number
+    assert looks[-1] == 1 and Features(max_bytes=0).get({"x": mx.array([9])}, look).nbytes == 128
+    features.clear()
+    assert features.nbytes == 0
+
+
+def test_other_weights_see_other_things(folder):
+    model, processor = load(folder)
+    inputs = processor("Look", images=picture(1))
+    first = np.array(model(mx.array(inputs.ids)[None], **inputs.media))
+    weight = model.vision_tower.patch_embed.proj.weight
+    model.update({"vision_tower": {"patch_embed": {"proj": {"weight": 2 * weight}}}})
+    assert np.abs(np.array(model(mx.array(inputs.ids)[None], **inputs.media)) - first).max() > 1e-2

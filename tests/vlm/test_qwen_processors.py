@@ -95,7 +95,7 @@ def test_prompts_with_several_images(pair):
     assert set(media) == {"pixel_values", "image_grid_thw"}
     assert levels(ours.image_processor, np.array(media["pixel_values"]) - expected["pixel_values"]) < 0.01
     assert [end - start for start, end, _ in found.items] == [int(g.prod()) // 4 for g in expected["image_grid_thw"]]
-    alike = ours(text, images=[pictures[0], pictures[0]])
+    alike = ours(text, images=np.stack([np.asarray(pictures[0])] * 2))
     assert alike.keys[: found.items[0][1]] == found.keys[: found.items[0][1]]
     assert alike.keys[alike.items[1][0]] != found.keys[found.items[1][0]]
     rest = found.after(found.items[0][1])
@@ -169,6 +169,9 @@ def test_films_from_bytes_and_frames(pair, tmp_path):
     assert ours(text, videos=path.read_bytes()).ids == whole.ids
     frames = [photo(96, 64, seed=i) for i in range(4)]
     found = ours(text, videos=[{"frames": frames, "fps": 1}])
+    arrays = [np.asarray(frame) for frame in frames]
+    for same in (frames, arrays, np.stack(arrays), np.stack(arrays)[None], [np.stack(arrays)]):
+        assert ours(text, videos=same).ids == ours(text, videos=[frames]).ids
     grids = "image_grid_thw" if kind == "glm_ocr" else "video_grid_thw"
     assert found.media[grids].tolist() == ours(text, videos=[frames]).media[grids].tolist()
     if kind == "qwen3_vl":
