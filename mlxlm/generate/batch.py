@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -86,6 +86,14 @@ class Generation:
             self.fail(error)
 
 
+class Ready(NamedTuple):
+    """A generation whose prompt was read, with its first token (1,) and the logits (vocab,) of it."""
+
+    generation: Generation
+    token: mx.array
+    logits: mx.array
+
+
 class Lane:
     """The rows that share a state: one pass gives each of them its next token."""
 
@@ -101,21 +109,21 @@ class Lane:
         """Whether the row here packs its cache as it grows."""
         return any(row.source.policy.bits for row in self.rows)
 
-    def join(self, generation: Generation, token: mx.array, logits: mx.array) -> bool:
-        """Takes a generation in whose prompt was read; False if its cache is of another kind than the rows' here."""
-        cache = generation.source.cache
-        if self.rows:
-            if not isinstance(cache, State) or not isinstance(self.state, State):
-                return False
-            try:
-                cache = State.merge([self.state, cache])
-            except GenerationError:
-                return False
-        self.state, generation.source.cache = cache, None
-        self.rows.append(generation)
-        self._tokens = mx.concatenate([self._tokens, token.astype(mx.int32)])
-        self._logits.append(logits)
-        mx.async_eval(self._tokens, arrays_of(cache))
+    def join(self, ready: Sequence[Ready]) -> bool:
+        """Takes generations in whose prompts were read; False if caches here are then of several kinds."""
+        states = ([self.state] if self.rows else []) + [one.generation.source.cache for one in ready]
+        if len(states) > 1 and not all(isinstance(state, State) for state in states):
+            return False
+        try:
+            self.state = State.merge(states) if len(states) > 1 else states[0]
+        except GenerationError:
+            return False
+        for generation, _, logits in ready:
+            generation.source.cache = None
+            self.rows.append(generation)
+            self._logits.append(logits)
+        self._tokens = mx.concatenate([self._tokens, *(one.token.astype(mx.int32) for one in ready)])
+        mx.async_eval(self._tokens, arrays_of(self.state))
         return True
 
     def step(self) -> None:
@@ -209,19 +217,24 @@ class BatchLoop:
         self.waiting: deque[Generation] = deque()
         self.lanes: list[Lane] = []
         self._reading: tuple[Generation, Iterator[int]] | None = None
+        self._done = 0  # tokens read of it
+        self._ready: list[Ready] = []
         self._alone = not batchable(model)
         self._steps = 0
 
     @property
     def running(self) -> int:
         """Generations whose prompt was read, or is being read."""
-        return sum(len(lane.rows) for lane in self.lanes) + (self._reading is not None)
+        return len(self._begun())
 
     @property
     def taken(self) -> int:
         """Bytes that the running generations may come to take."""
+        return sum(generation.cost for generation in self._begun())
+
+    def _begun(self) -> list[Generation]:
         rows = [row for lane in self.lanes for row in lane.rows]
-        return sum(g.cost for g in [*rows, *([self._reading[0]] if self._reading else [])])
+        return [*rows, *(one.generation for one in self._ready), *([self._reading[0]] if self._reading else [])]
 
     def _has_room(self) -> bool:
         running = self.running
@@ -251,20 +264,19 @@ class BatchLoop:
 
     def fail(self, error: Exception) -> None:
         """Ends all generations with an error."""
-        for generation in [*self.waiting, *([self._reading[0]] if self._reading else [])]:
+        for generation in [*self.waiting, *self._begun()]:
             generation.fail(error)
-        for lane in self.lanes:
-            lane.fail(error)
+        self._forget()
+
+    def _forget(self) -> None:
         self.waiting.clear()
-        self.lanes, self._reading = [], None
+        self.lanes, self._ready, self._reading = [], [], None
 
     def cancel(self) -> None:
         """Ends all generations where they are."""
-        rows = [row for lane in self.lanes for row in lane.rows]
-        for generation in [*self.waiting, *([self._reading[0]] if self._reading else []), *rows]:
+        for generation in [*self.waiting, *self._begun()]:
             generation.finish("cancelled")
-        self.waiting.clear()
-        self.lanes, self._reading = [], None
+        self._forget()
 
     def _read(self) -> None:
         left = self.prefill_tokens
@@ -274,36 +286,58 @@ class BatchLoop:
             if self._reading is None:
                 generation = self.waiting.popleft()
                 generation.stream.begin()
-                self._reading = generation, generation.source.prefill()
+                self._reading, self._done = (generation, generation.source.prefill()), 0
             left -= self._read_chunk(*self._reading)
+        ready, self._ready = self._ready, []
+        self._seat(ready)
 
     def _read_chunk(self, generation: Generation, chunks: Iterator[int]) -> int:
         """Reads a chunk of a prompt, or draws the first token after the last of them; returns the tokens read."""
         try:
-            if generation.look() and next(chunks, None) is not None:
-                return generation.source.chunk
+            if generation.look() and (end := next(chunks, None)) is not None:
+                read, self._done = end - self._done, end
+                return max(read, 1)
             self._reading = None
             if generation.look():
-                self._join(generation)
+                self._ready += self._first(generation)
         except Exception as error:  # broad: a prompt that can't be read is its caller's concern alone
             self._reading = None
             generation.fail(error)
         return 1
 
-    def _join(self, generation: Generation) -> None:
+    def _first(self, generation: Generation) -> list[Ready]:
+        """The generation with its first token on the way; nothing where it is over."""
         if generation.source.limit <= 0:
             generation.finish("length")
-            return
+            return []
         source = generation.source
         token, logits = source.first()
         if source.reuse is not None:
             mx.eval(arrays_of(source.cache))
             source.reuse.finish(source.cache, [])  # what follows is in a state that others share
+        return [Ready(generation, token, logits)]
+
+    def _seat(self, ready: list[Ready]) -> None:
+        """Gives generations their rows: all in one lane if they can share it, since joining copies what is there."""
         # What packs its cache does so at a length of its own.
-        lanes = [] if self._alone or source.policy.bits else [lane for lane in self.lanes if not lane.packs]
-        if not any(lane.join(generation, token, logits) for lane in lanes):
+        alone = [self._alone or bool(one.generation.source.policy.bits) for one in ready]
+        single = [one for one, own in zip(ready, alone, strict=True) if own]
+        shared = [one for one, own in zip(ready, alone, strict=True) if not own]
+        lanes = [lane for lane in self.lanes if not lane.packs]
+        if shared and any(lane.join(shared) for lane in lanes):
+            shared = []
+        for group in self._groups(shared) + [[one] for one in single]:
             self.lanes.append(Lane(self.model))
-            self.lanes[-1].join(generation, token, logits)
+            self.lanes[-1].join(group)
+
+    def _groups(self, ready: list[Ready]) -> list[list[Ready]]:
+        """Those that found no lane, parted by the kinds of their caches."""
+        groups: dict[tuple, list[Ready]] = {}
+        for one in ready:
+            cache = one.generation.source.cache
+            kinds = tuple((type(c), c.window, c.keep) for c in cache) if isinstance(cache, State) else (id(one),)
+            groups.setdefault(kinds, []).append(one)
+        return list(groups.values())
 
 
 def batchable(model: Any) -> bool:
