@@ -63,7 +63,8 @@ def load(
     registry, architecture, raw, _ = architecture_of(checkpoint, model_config, text_only)
     if experts_per_token is not None:
         model_config = experts.override(raw, experts_per_token, architecture, name=configuration.name)
-    sees = registry is VLMTypeRegistry.shared
+    # What another package builds is given text alone: how it takes its media, only that package knows.
+    sees = registry is VLMTypeRegistry.shared and architecture.config is not dict
     processor, configuration = load_processor(checkpoint, configuration, tokenizer_config or {}, media=sees)
     model = build_model(checkpoint, model_config=model_config, lazy=lazy, dtype=dtype, text_only=text_only,
                         memory_limit=memory_limit)
