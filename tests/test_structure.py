@@ -25,7 +25,7 @@ FLOORS = (
     {"configuration", "registry", "fallback", "checkpoint", "sources", "strict", "text", "roles",
      "experts", "memory"},
     {"processor", "load", "draft", "ahead"},
-    {"tools", "generate", "convert", "info", "doctor", "bench", "verify"},
+    {"tools", "generate", "convert", "info", "proven", "doctor", "bench", "verify"},
     {"chat", "bench_engines"},
     {"cli"},
     {"__main__"},

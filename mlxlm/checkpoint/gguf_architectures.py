@@ -41,3 +41,12 @@ def config(metadata: dict[str, Any], tensors: dict[str, Tensor],
     keys.finish()
     table = row.table if isinstance(row.table, dict) else row.table(keys)
     return {k: v for k, v in {**out, **special_tokens(metadata)}.items() if v is not None}, table, values
+
+
+# Types that a file of the architecture may turn out to hold, beside the row's own.
+ALSO = {
+    "llama": ("mistral", "mixtral"), "deepseek2": ("deepseek_v2", "glm4_moe_lite", "kimi_k2"),
+    "mamba": ("falcon_mamba",),
+    "olmo2": ("olmo3",), "qwen2": ("acereason",), "gemma3": ("gemma3",), "gemma3n": ("gemma3n",), "gemma4": ("gemma4",),
+    "qwen35": ("qwen3_5",), "qwen35moe": ("qwen3_5_moe",), "jamba": ("jamba_3b",), "mistral3": ("mistral3",),
+}  # fmt: skip

@@ -15,6 +15,12 @@ Examples:
 """
 
 
+SHOWN = {
+    "types": ("type", "for", "support", "largest error", "reference", "recurrent", "tool calls", "reasoning", "GGUF"),
+    "presets": ("name", "for", "id"),
+}  # columns for people; --json has all
+
+
 @click.command(epilog=EXAMPLES)
 @click.argument("word", required=False)
 @click.option("--types", "which", flag_value="types", help="Only the model types.")
@@ -35,13 +41,17 @@ def command(word: str | None, which: str | None, as_json: bool) -> None:
     for title, rows in tables.items():
         if rows:
             click.echo(f"{title}: {len(rows)}")
-            _print(rows)
+            _print([{column: row.get(column, "") for column in SHOWN[title]} for row in rows])
 
 
 def _types() -> list[dict[str, Any]]:
+    from ..proven import rows
     from ..registry import LLMTypeRegistry, VLMTypeRegistry
 
-    return [{"type": entry.model_type, "for": use, "support": entry.kind, "module": entry.module}
+    known = {(use, row["type"]): {k: v for k, v in row.items() if k != "type"}
+             for use, table in rows().items() for row in table}
+    return [{"type": entry.model_type, "for": use, "support": entry.kind, "module": entry.module,
+             **known.get((use, entry.model_type), {})}
             for use, registry in (("text", LLMTypeRegistry), ("vision", VLMTypeRegistry))
             for entry in registry.shared.entries()]
 
@@ -59,7 +69,8 @@ def _matching(rows: Sequence[dict[str, Any]], word: str | None) -> list[dict[str
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
-    widths = [max(len(str(row[column])) for row in rows) for column in rows[0]]
-    for row in rows:
+    shown = [{name: name for name in rows[0]}, *rows]
+    widths = [max(len(str(row[column])) for row in shown) for column in rows[0]]
+    for row in shown:
         cells = (f"{value!s:<{width}}" for value, width in zip(row.values(), widths, strict=True))
         click.echo(f"  {'  '.join(cells)}".rstrip())

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
 
@@ -50,7 +51,8 @@ class LoopedDecoder(Decoder):
 
     @property
     def layers(self) -> list[PreNorm]:
-        return self.backbone.layers * self.backbone.loops
+        body: Any = self.backbone
+        return body.layers * body.loops
 
 
 def build(c: Config) -> Decoder:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from .. import recipe
 from ..architecture import Architecture
-from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..layers import GatedDeltaNet
 from ..weights import FUSED_EXPERTS, Drop, Rename, stacked
@@ -12,7 +11,7 @@ from . import qwen3_next
 
 
 @dataclass(kw_only=True)
-class Config(DecoderConfig):
+class Config(qwen3_next.DeltaConfig):
     # The defaults are transformers': a multimodal config.json leaves out what equals them.
     vocab_size: int = 248_320
     hidden_size: int = 4096
@@ -20,18 +19,7 @@ class Config(DecoderConfig):
     num_hidden_layers: int = 32
     num_attention_heads: int = 16
     num_key_value_heads: int = 4
-    head_dim: int = 256
-    linear_num_value_heads: int = 32
-    linear_num_key_heads: int = 16
-    linear_key_head_dim: int = 128
-    linear_value_head_dim: int = 128
-    linear_conv_kernel_dim: int = 4
-    full_attention_interval: int = 4
-    layer_types: list[str] | None = None
-    attention_bias: bool = False
     attn_output_gate: bool = True
-    max_position_embeddings: int = 32_768
-    partial_rotary_factor: float = 0.25
     mtp_num_hidden_layers: int = 0  # layers that only predict ahead; they aren't loaded
     mtp_use_dedicated_embeddings: bool = False
 

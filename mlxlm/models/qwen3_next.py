@@ -30,7 +30,7 @@ class DeltaConfig(DecoderConfig):
     layer_types: list[str] | None = None
     attention_bias: bool = False
     max_position_embeddings: int = 32_768
-    partial_rotary_factor: float = 0.25  # mrope_section splits these turns in three, but in text all are the same
+    partial_rotary_factor: float = 0.25
 
 
 @dataclass(kw_only=True)

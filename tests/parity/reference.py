@@ -87,6 +87,13 @@ def multimodal(case: Case):
     return AutoModelForImageTextToText.from_config(config, attn_implementation=case.attention)
 
 
+def of(case: Case) -> str:
+    """What the case is compared with, in words."""
+    if case.make not in (None, multimodal):
+        return "PyTorch, in the test"
+    return f"transformers, its {case.like}" if case.like else "transformers"
+
+
 def randomize(model, case: Case) -> None:
     generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
     trained = ("correction_bias", "expert_bias", "layer_scalar")
