@@ -1,6 +1,7 @@
 """Llama 3.2 Vision's processor: an image as tiles of a canvas that it fits into; one token stands for all of them."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType as Setting
 from typing import TYPE_CHECKING, ClassVar
@@ -74,6 +75,14 @@ class MllamaProcessor(Processor):
 
     def image_text(self, arrays: Mapping[str, np.ndarray]) -> str:
         return self.places["image"]
+
+    def inputs(self, text, sources=(), policy=None, *, whole=False):
+        """As the base; a plain text has its BOS behind the images that it begins with."""
+        bos = self.tokenizer.bos_token
+        if whole and bos and bos not in text:
+            images = re.match(f"(?:{re.escape(self.markers['image'])})*", text)
+            text = f"{images[0]}{bos}{text[images.end():]}" if images else text
+        return super().inputs(text, sources, policy, whole=whole)
 
     def join(self, many: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return {name: np.concatenate([one[name] for one in many], axis=1) for name in many[0]}

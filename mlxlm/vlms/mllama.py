@@ -61,7 +61,8 @@ class Mllama(VisionLanguage):
         if tokens.shape[0] != 1:
             raise GenerationError("prompts with images go one by one", where="tokens", found=f"{tokens.shape[0]} rows")
         (sight,) = self._sights
-        rows = self._seen(sight, tokens, media)
+        if not (rows := self._seen(sight, tokens, media)):
+            return Prompt(self.embedded(tokens, {}))
         tiles = np.array(media["aspect_ratio_mask"])[0].astype(bool)  # (images, tiles)
         if (given := media.get("cross_attention_mask")) is not None:
             seen = np.array(given).astype(bool)[0].reshape(tokens.shape[1], -1)

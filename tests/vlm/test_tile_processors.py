@@ -150,7 +150,8 @@ def test_prompts_of_llama_vision(tokenizers):
     theirs = HFMllama(MllamaImageProcessorPil(size=size), tokenizers[0])
     ours = MllamaProcessor(tokenizers[1], MllamaImages(size=size))
     images = [picture((90, 31)), picture((30, 50), 1), picture((30, 20), 2)]
-    for text in ("<s> see <|image|> this <|image|> <|image|> and that", "<s> <|image|> <|image|> see <|image|> this"):
+    for text in ("<s> see <|image|> this <|image|> <|image|> and that", "<s> <|image|> <|image|> see <|image|> this",
+                 "<|image|><|image|> see <|image|> this", "see <|image|> <|image|> <|image|>"):
         expected = theirs(text=text, images=images, return_tensors="np")
         found = ours(text, images=images)
         assert found.ids == expected["input_ids"][0].tolist()
