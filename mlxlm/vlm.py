@@ -76,6 +76,8 @@ class Places:
 Positions = Callable[[list[int], Mapping[str, mx.array], int], Places]
 """(tokens, media, the first position) to `Places`."""
 
+SEEING = ("together", "together_near")  # what `Step` knows of tokens that see each other
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -104,13 +106,14 @@ class Prompt:
         return next((low for low, high in self.whole if low < last < high), last)
 
     def part(self, start: int, end: int) -> "Prompt":
-        """Tokens ``start`` to ``end`` of it."""
+        """Tokens ``start`` to ``end`` of it. Where none of them see each other, nothing says so: text needs no mask."""
+        seeing = any(low < end and start < high for low, high in self.whole)
         x = tuple(a[:, start:end] for a in self.x) if isinstance(self.x, tuple) else self.x[:, start:end]
         return Prompt(
             x,
             None if self.positions is None else self.positions[..., start:end],
             tuple((at - start, shift) for at, shift in self.shifts if start < at <= end),
-            {key: value[:, start:end] for key, value in self.shared.items()},
+            {key: value[:, start:end] for key, value in self.shared.items() if seeing or key not in SEEING},
         )
 
     def cuts(self, size: int, end: int) -> Iterator[tuple[int, int]]:
