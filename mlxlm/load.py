@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from . import experts, kernels, memory
 from .architecture import Architecture, TextHalf
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, foreign, open_checkpoint
 from .config import text_part
 from .configuration import ModelConfiguration
 from .errors import ConfigError, UsageError
@@ -165,12 +165,13 @@ _TOWER = re.compile(r"(^|[._])(vision|visual|vit|vpm)")
 
 def _fill(model: Any, architecture: Architecture, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> None:
     config = model.config
-    weights = apply(architecture.names, checkpoint.load_weights(), config)
+    weights, settings = _readable(checkpoint, raw, where)
+    weights = apply(architecture.names, weights, config)
     if not checkpoint.is_mlx:
         weights = apply(architecture.values, weights, config)
     weights = drop_spare(weights, *_spare_of(raw, config))
     packed = getattr(config, "quantization_config", None)  # weights that the model takes as they are packed
-    if settings := None if packed else quantization(raw, where):
+    if settings and not packed:
         settings = {path: v for key, v in settings.items() for path in rename_path(architecture.names, key, config)}
         quantize_structure(model, weights, settings, where)
     missing = getattr(checkpoint, "missing_files", [])
@@ -186,12 +187,22 @@ def _spare_of(raw: dict[str, Any], config: Any) -> tuple[dict[str, Any], Any, st
 
 def _fill_foreign(model: Any, checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> None:
     """A module of another package or of the user's takes its weights through its own ``sanitize``."""
-    weights = checkpoint.load_weights()
+    weights, settings = _readable(checkpoint, raw, where)
     if hasattr(model, "sanitize"):
         weights = model.sanitize(weights)
-    if settings := quantization(raw, where):
+    if settings:
         quantize_structure(model, weights, settings, where)
     load_strictly(model, weights, checkpoint.path)
+
+
+def _readable(checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> tuple[Weights, dict[str, Any] | None]:
+    """(weights, their ``quantization``), those that another package has quantized repacked."""
+    weights = checkpoint.load_weights()
+    if foreign.is_foreign(raw):
+        return foreign.unpacked(weights, raw, where)
+    own = raw.get("quantization_config")
+    packed = isinstance(own, dict) and own.get("quant_method") == "bitnet"  # the model takes these as they are
+    return weights, None if packed else quantization(raw, where)
 
 
 def quantization(raw: dict[str, Any], where: object) -> dict[str, Any] | None:
@@ -202,6 +213,8 @@ def quantization(raw: dict[str, Any], where: object) -> dict[str, Any] | None:
     settings = raw.get("quantization") or raw.get("quantization_config")
     if settings is None:
         return None
+    if foreign.is_foreign(raw):
+        return foreign.described(raw, where)
     if not isinstance(settings, dict):
         raise ConfigError("quantization must be an object", where=where, found=repr(settings)[:60])
     method = settings.get("quant_method")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from ..checkpoint.bits import pack
+
 STARTS = (0.0, -0.3, 0.3, -0.6, 0.6, -0.9, 0.9, -1.2, 1.2, -1.6, -2.0, -2.5)
 """How many steps more (or, below zero, fewer) than the format has the group's range is first divided into."""
 ROWS = 1 << 21
@@ -61,18 +63,3 @@ def _solved(codes, groups, weight, total, mean, scale, low) -> tuple[mx.array, m
     solved = (total * cross - first * mean) / safe
     good = good & (solved > 0)
     return mx.where(good, solved, scale), mx.where(good, (second * mean - first * cross) / safe, low)
-
-
-def pack(codes: mx.array, bits: int) -> mx.array:
-    """Codes (rows, width) to 32-bit words (rows, width * bits / 32): one stream of bits, the lowest first."""
-    many = codes.reshape(codes.shape[0], -1, 32)
-    words = []
-    for j in range(bits):
-        word = mx.zeros(many.shape[:-1], mx.uint32)
-        for k in range(32):
-            shift = k * bits - 32 * j
-            if -bits < shift < 32:
-                code = many[..., k]
-                word = word | (code << shift if shift >= 0 else code >> -shift)
-        words.append(word)
-    return mx.stack(words, -1).reshape(codes.shape[0], -1)

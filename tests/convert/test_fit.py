@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxlm.convert.fit import fitted, pack
+from mlxlm.checkpoint.bits import pack, unpack
+from mlxlm.convert.fit import fitted
 
 BITS = (2, 3, 4, 5, 6, 8)
 
@@ -21,6 +22,7 @@ def test_codes_are_packed_as_the_format_says(bits):
     stream = np.unpackbits(codes.view(np.uint8).reshape(3, 96, 4), axis=-1, bitorder="little")[..., :bits]
     wanted = np.packbits(stream.reshape(3, -1), axis=-1, bitorder="little").view(np.uint32)
     assert (np.array(pack(mx.array(codes), bits)) == wanted).all()
+    assert (np.array(unpack(mx.array(wanted), bits)) == codes).all()
     scales, biases = mx.ones((3, 3)), mx.zeros((3, 3))
     assert (restored((pack(mx.array(codes), bits), scales, biases), bits, 32) == codes).all()
 

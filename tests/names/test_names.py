@@ -154,7 +154,7 @@ def test_the_command_prints_a_table_and_json():
 
     shown = CliRunner().invoke(command, ["TheBloke/Llama-2-13B-Chat-GPTQ"])
     assert shown.exit_code == 0
-    assert "Llama, version 2, by Meta" in shown.output and "look for an mlx-community conversion" in shown.output
+    assert "Llama, version 2, by Meta" in shown.output and "loads here: yes" in shown.output
     said = json.loads(CliRunner().invoke(command, ["Qwen3-8B-4bit", "--json"]).output)
     assert said["family"] == "Qwen" and said["bits"] == 4
     assert "StarCoder2-3B" in CliRunner().invoke(command, ["--guide", "code"]).output

@@ -1,0 +1,78 @@
+"""GPTQ (AutoGPTQ, GPTQModel): its codes lie in MLX's order once transposed; zero points become offsets, exactly.
+
+``qweight`` (in * bits / 32, out), ``qzeros`` (groups, out * bits / 32), ``scales`` (groups, out), ``g_idx`` (in,):
+w[i, o] = scales[g, o] * (q[i, o] - zero[g, o]) with g = g_idx[i]. The older format stores zero - 1. A checkpoint whose
+inputs are ordered by activation (groups lie mixed) becomes plain floats: no order of MLX's groups holds them.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ...errors import ConfigError, WeightError
+from ...weights import Weights
+from ..bits import unpack as codes_of
+from . import groups, whole_number
+
+BITS = (2, 3, 4, 8)
+
+
+def unpack(weights: Weights, settings: dict[str, Any], where: object) -> tuple[Weights, dict[str, Any] | None]:
+    bits = whole_number(settings, "bits", BITS, where)
+    form = str(settings.get("checkpoint_format") or "gptq")
+    if form not in ("gptq", "gptq_v2"):
+        raise ConfigError("this layout of GPTQ isn't read", where=f"{where}: quantization_config.checkpoint_format",
+                          found=repr(form), expected="gptq or gptq_v2",
+                          hint="Look for an mlx-community conversion of the model.")
+    weights, sizes = dict(weights), set()
+    for path in groups.modules(weights, "qweight"):
+        size = _module(weights, path, bits, 0 if form == "gptq_v2" else 1)
+        sizes.add(size)
+    usual = settings.get("group_size")
+    size = usual if usual in groups.GROUPS else 128
+    return weights, {"group_size": size, "bits": bits, "mode": "affine",
+                     **{path: {"group_size": s, "bits": bits} for path, s in _odd(weights, bits, size).items()}}
+
+
+def _module(weights: Weights, path: str, bits: int, less: int) -> int:
+    words = groups.take(weights, f"{path}.qweight", 2).T.view(mx.uint32)
+    zeros = codes_of(groups.take(weights, f"{path}.qzeros", 2), bits)
+    scales = groups.take(weights, f"{path}.scales", 2)
+    out, width = words.shape[0], words.shape[1] * 32 // bits
+    groups.expect(scales.shape, (scales.shape[0], out), f"{path}.scales")
+    groups.expect(zeros.shape[:1], scales.shape[:1], f"{path}.qzeros")
+    zeros = zeros[:, :out]
+    order = weights.pop(f"{path}.g_idx", None)
+    # A zero point times a scale has more bits than float16: float32 holds it.
+    scale = scales.T.astype(mx.float32)
+    offset = -scale * (zeros.T.astype(mx.float32) + less)
+    if order is not None and _mixed(order, width, scales.shape[0], path):
+        codes = codes_of(words, bits).astype(mx.float32)
+        weights[f"{path}.weight"] = (codes * scale[:, order] + offset[:, order]).astype(scales.dtype)
+        return 0
+    size = groups.group_size(width, scales.shape[0], path)
+    weights[f"{path}.weight"] = mx.contiguous(words)
+    weights[f"{path}.scales"] = groups.repeated(scale, width, size)
+    weights[f"{path}.biases"] = groups.repeated(offset, width, size)
+    return size
+
+
+def _mixed(order: mx.array, width: int, count: int, path: str) -> bool:
+    """Whether the groups' inputs don't lie side by side."""
+    found = np.array(order)
+    if found.shape != (width,) or found.min(initial=0) < 0 or found.max(initial=0) >= count:
+        raise WeightError("g_idx doesn't fit the module", where=f"{path}.g_idx", found=tuple(found.shape),
+                          expected=f"{width} numbers below {count}")
+    return bool((found != np.arange(width) // -(-width // count)).any())
+
+
+def _odd(weights: Weights, bits: int, size: int) -> dict[str, int]:
+    """Modules whose group size isn't the usual one, by what their scales say."""
+    odd = {}
+    for path in groups.modules(weights, "scales"):
+        width = weights[f"{path}.weight"].shape[-1] * 32 // bits
+        own = width // weights[f"{path}.scales"].shape[-1]
+        if own != size:
+            odd[path] = own
+    return odd
