@@ -80,6 +80,15 @@ QWEN = dict(head_dim=16, num_experts=8, num_experts_per_tok=3, moe_intermediate_
 
 CASES = [
     Case("kimi_k2", "yarn", KIMI, like="deepseek_v3", rewrite=as_kimi),
+    Case(
+        "kimi_k2",
+        "odd-heads-plain-rope-tied",
+        dict(KIMI, num_attention_heads=3, num_key_value_heads=3, rope_parameters=dict(rope_theta=5e4),
+             tie_word_embeddings=True, norm_topk_prob=False, n_shared_experts=2),
+        like="deepseek_v3",
+        rewrite=as_kimi,
+        mlx_lm_wrong="never ties",
+    ),
     Case("bailing_moe", "sigmoid-bias-half-turned", dict(GLM, attention_bias=True), like="glm4_moe", rewrite=as_ling2),
     Case(
         "bailing_moe",

@@ -80,6 +80,27 @@ CASES = [
         mlx_lm_wrong="reads full_attention_interval only",
     ),
     Case("qwen3_5_text", "tied", dict(DELTA, tie_word_embeddings=True), mlx_lm_wrong=NO_SUCH_TYPE),
+    Case(
+        "qwen3_5_text",
+        "biases-odd-heads",
+        dict(DELTA, num_attention_heads=6, num_key_value_heads=3, linear_num_value_heads=6, linear_num_key_heads=3,
+             attention_bias=True, layer_types=KINDS2[::-1] * 2),
+        mlx_lm_wrong=NO_SUCH_TYPE,
+    ),
+    Case(
+        "qwen3_5_moe_text",
+        "pattern-tied",
+        dict(DELTA, **SHARED, full_attention_interval=2, num_hidden_layers=2, tie_word_embeddings=True),
+        mlx_lm_wrong=NO_SUCH_TYPE,
+    ),
+    Case(
+        "qwen3_5",
+        "beside-vision-tied-short-kernel",
+        dict(DELTA, rope_parameters=MROPE, vision_config=VISION, tie_word_embeddings=True, linear_conv_kernel_dim=3,
+             num_hidden_layers=2, layer_types=KINDS2),
+        make=multimodal,
+        mlx_lm_wrong="takes no layer_types",
+    ),
     Case("qwen3_5", "beside-vision", dict(DELTA, rope_parameters=MROPE, vision_config=VISION), make=multimodal),
     Case(
         "qwen3_5_moe_text",
