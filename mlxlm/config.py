@@ -216,7 +216,7 @@ def _rope_kind(settings: dict) -> dict:
     kind = settings.pop("type", None)
     kind = settings.get("rope_type", kind)
     if kind is not None:
-        settings["rope_type"] = _ROPE_TYPES.get(kind, kind)
+        settings["rope_type"] = _ROPE_TYPES.get(str(kind), kind)
     return settings
 
 

@@ -206,7 +206,7 @@ def make_rope(dims: int, settings: dict, *, max_positions: int, interleaved: boo
     Raises ConfigError for a kind that isn't known or settings that don't make sense.
     """
     kind = settings.get("rope_type") or "default"
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(
             "this rope_type is not known",
             where="config.json",

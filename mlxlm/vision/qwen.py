@@ -42,7 +42,8 @@ class GridConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        for name in ("depth", "hidden_size", "num_heads", "patch_size", "temporal_patch_size", "spatial_merge_size"):
+        positive(self, "depth", 1 << 12)
+        for name in ("hidden_size", "num_heads", "patch_size", "temporal_patch_size", "spatial_merge_size"):
             positive(self, name)
         if self.hidden_size % (4 * self.num_heads):
             raise ConfigError("a head's size must be a multiple of 4", where="config.json, vision_config",
