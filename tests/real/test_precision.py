@@ -1,4 +1,4 @@
-"""How far half precision moves SmolLM2's predictions from float32's on the very same weights: divergence over 200 tokens."""
+"""How far half precision moves SmolLM2's predictions from float32's on the very same weights, over 200 tokens."""
 from functools import lru_cache
 from pathlib import Path
 
