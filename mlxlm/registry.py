@@ -212,6 +212,8 @@ class LLMTypeRegistry(TypeRegistry):
 class VLMTypeRegistry(TypeRegistry):
     """Vision-language models; ``VLMTypeRegistry.shared`` is the one that ``load`` asks."""
 
+    shared: ClassVar[VLMTypeRegistry]  # type: ignore[assignment]
+
     table, package, group = "vlm", "mlxlm.vlms", "mlxlm.vlms"
     borrowed = fallback.Fallback("mlx_vlm", "mlx-vlm")
 
