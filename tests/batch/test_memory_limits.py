@@ -92,10 +92,9 @@ def test_the_variable_counts_where_nothing_is_said(monkeypatch):
 
 
 def test_a_model_that_does_not_fit_is_refused_with_figures(folder, monkeypatch):
-    active = mx.get_active_memory()
     figures = r"\d+(\.\d)? [KM]B needed \(weights\).*at most \d.*memory_limit"
     with pytest.raises(MemoryLimitError, match=figures) as told:
-        load(folder, memory_limit=active + 50_000)
+        load(folder, memory_limit=1)
     assert str(folder) in str(told.value)
     monkeypatch.setenv(memory.VARIABLE, "1")
     with pytest.raises(MemoryLimitError, match="MLXLM_MEMORY_LIMIT"):
