@@ -112,6 +112,7 @@ class Processor:
         self.tokenizer = tokenizer
         self.image_processor, self.video_processor = image_processor, video_processor
         self.settings, self.config = dict(settings or {}), dict(config or {})
+        self._tried: dict[tuple[str, str], bool] = {}  # what a chat template makes of the forms of a content
 
     def __getattr__(self, name: str) -> Any:
         if name == "tokenizer" or name.startswith("__"):
@@ -120,6 +121,15 @@ class Processor:
 
     def __len__(self) -> int:
         return len(self.tokenizer)
+
+    @property
+    def chat_template(self) -> Any:
+        """The tokenizer's, which may be changed here too."""
+        return self.tokenizer.chat_template
+
+    @chat_template.setter
+    def chat_template(self, template: Any) -> None:
+        self.tokenizer.chat_template = template
 
     # What a family says
 
@@ -199,17 +209,23 @@ class Processor:
     def _inline(self, kind: str) -> str:
         return self.inline.get(kind, self.markers[kind])
 
-    @cached_property
+    @property
     def _takes_parts(self) -> bool:
         """Whether the chat template writes what a content that is a list of parts says."""
         return self._writes([{"type": "text", "text": _PROBE}])
 
-    @cached_property
+    @property
     def _takes_text(self) -> bool:
         """Whether the chat template writes a content that is text."""
         return self._writes(_PROBE)
 
     def _writes(self, content: Any) -> bool:
+        key = (str(self.tokenizer.chat_template), str(content))
+        if key not in self._tried:
+            self._tried[key] = self._tries(content)
+        return self._tried[key]
+
+    def _tries(self, content: Any) -> bool:
         try:
             text = self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
         except (TemplateError, UsageError):

@@ -221,3 +221,17 @@ def test_what_is_said_of_images_holds_for_videos(tmp_path, nested):
     made = media_processor(tmp_path, Tokenizer.from_folder(tmp_path), {"model_type": "qwen2_5_vl"})
     for part in (made.image_processor, made.video_processor):
         assert part.size == {"shortest_edge": 3136, "longest_edge": 50_000}
+
+
+def test_a_template_that_knows_text_only(pair):
+    """Markers are written for it where media stand; another template at any time is another matter."""
+    _, ours, _ = pair
+    parts = [{"type": "text", "text": "a "}, {"type": "image"}, {"type": "text", "text": " b"}]
+    messages, picture = [{"role": "user", "content": parts}], photo(97, 61)
+    ours.chat_template = "{% for m in messages %}{{ '[' + m['role'] + '] ' + m['content'] }}{% endfor %}"
+    found = ours(messages, images=picture)
+    assert found.ids == ours(f"[user] a {ours._inline('image')} b", images=picture).ids
+    ours.chat_template = ("{% for m in messages %}{% for p in m['content'] %}{{ p['text'] if p['type'] == 'text' else '"
+                          + ours.markers["image"] + "' }}{% endfor %}{% endfor %}")
+    assert ours(messages, images=picture).ids == ours(f"a {ours.markers['image']} b", images=picture).ids
+    assert ours([{"role": "user", "content": "text alone"}]).ids == ours.tokenizer.encode("text alone")
