@@ -94,7 +94,11 @@ def _window(name: str, size: int | None) -> Callable[[mx.array], mx.array]:
 
 
 def _counts(tokens: mx.array, logits: mx.array) -> mx.array:
-    """How often each token of the vocabulary occurs in its row of ``tokens``; shaped and typed as logits."""
+    """How often each token of the vocabulary occurs in its row of ``tokens``; shaped and typed as logits.
+
+    Ids that keep places for media may lie outside of the vocabulary.
+    """
     tokens = mx.broadcast_to(tokens, (logits.shape[0], tokens.shape[-1]))
     rows = mx.arange(logits.shape[0])[:, None]
-    return mx.zeros_like(logits).at[rows, tokens].add(mx.array(1, logits.dtype))
+    inside = (tokens >= 0) & (tokens < logits.shape[-1])
+    return mx.zeros_like(logits).at[rows, mx.where(inside, tokens, 0)].add(inside.astype(logits.dtype))

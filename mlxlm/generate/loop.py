@@ -87,7 +87,7 @@ class TokenIterator:
         self.progress = function("prompt_progress_callback", prompt_progress_callback) or (lambda done, total: None)
         self.cancelled = function("cancel", cancel) or (lambda: False)
         self.constraint, self.media, self.reuse = constraint, media, reuse
-        self.prompt = token_ids(prompt, vocab_size(model) if media is None else None)
+        self.prompt = token_ids(prompt, vocab_size(model) if media is None else None, places=media is not None)
         self.cache = _make_cache(model, max_kv_size) if cache is None else cache
         self.cached_tokens = offset(self.cache)
         self.policy = CachePolicy(kv_bits, kv_group_size, quantized_kv_start, max_kv_size)
@@ -231,8 +231,11 @@ class TokenIterator:
                                   hint="Its weights may be damaged, or its values too large for float16.")
 
 
-def token_ids(prompt, vocab: int | None = None) -> np.ndarray:
-    """A prompt's ids, int32 (length,). Raises GenerationError unless they are ids below ``vocab``."""
+def token_ids(prompt, vocab: int | None = None, *, places: bool = False) -> np.ndarray:
+    """A prompt's ids, int32 (length,). Raises GenerationError unless they are ids below ``vocab``.
+
+    ``places``: some of them keep places for media, which a model may ask of ids below 0.
+    """
     expected = "a list or a one-dimensional array of token ids"
     if isinstance(prompt, mx.array) and prompt.dtype == mx.bfloat16:
         prompt = prompt.astype(mx.float32)  # numpy has no bfloat16; what it isn't, is ids
@@ -248,7 +251,7 @@ def token_ids(prompt, vocab: int | None = None) -> np.ndarray:
         found = f"{type(prompt).__name__} of shape {ids.shape}" if ids.ndim else shown(prompt)
         raise GenerationError("not token ids", where="prompt", found=found, expected=expected)
     low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= (2**31 if vocab is None else vocab):
+    if (low < 0 and not places) or high >= (2**31 if vocab is None else vocab):
         raise GenerationError("not in the vocabulary", where="prompt",
                               found=f"token id {low if low < 0 else high}",
                               expected="ids of 0 or more" + (f" and below {vocab}" if vocab else ""))

@@ -25,7 +25,7 @@ class Encoding:
             return token_ids(encode(text))
         inputs = self._processor.inputs(text, self._sources, self._policy, whole=whole)
         self.media = inputs if inputs.items else None
-        return token_ids(inputs.ids)
+        return token_ids(inputs.ids, places=self.media is not None)
 
     def rendered(self, render: Callable[..., Any]) -> np.ndarray:
         """The ids of a chat template's prompt; ``render(tokenize=…)`` gives its ids or its text."""

@@ -97,3 +97,10 @@ def test_bad_arguments_are_explained(options, message):
 def test_a_bias_beyond_the_vocabulary_is_refused():
     with pytest.raises(GenerationError, match=f"token id {VOCAB}; expected ids below {VOCAB}"):
         run([], logits_rows(), logit_bias={VOCAB: 1.0})
+
+
+def test_places_of_media_outside_of_the_vocabulary_count_for_nothing():
+    logits = mx.array([[1.0, -2.0, 3.0]])
+    (repetition,) = make_logits_processors(repetition_penalty=2.0)
+    found = repetition(mx.array([[-200, 1, 3, 2**31 - 1]]), logits)
+    assert found.tolist() == [[1.0, -4.0, 3.0]]

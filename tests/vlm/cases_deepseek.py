@@ -144,7 +144,7 @@ def ocr_config(config):
     return {
         "model_type": "deepseek_vl_v2", "architectures": ["DeepseekOCRForCausalLM"], "language_config": text, **text,
         "candidate_resolutions": [[1024, 1024]], "global_view_pos": "head", "tile_tag": "2D",
-        "image_token_index": reference.IMAGE, "projector_config": {
+        "image_token_index": config.image_token_id, "projector_config": {
             "input_dim": 64, "model_type": "mlp_projector", "n_embed": 64, "projector_type": "linear"},
         "vision_config": {"image_size": 1024, "mlp_ratio": 3.7362, "model_name": "deeplip_b_l", "model_type": "vision",
                           "width": width},

@@ -1,6 +1,7 @@
 """InternVL, Llama 3.2 Vision, Gemma 4 and DeepSeek-VL through load, generate and conversations."""
 
 import json
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -23,7 +24,7 @@ from transformers.models.mllama.processing_mllama import MllamaProcessor
 from mlxlm import load, stream_generate
 from mlxlm.chat import ChatSession
 
-from . import cases_deepseek, cases_gemma, cases_mllama, cases_tiles, reference
+from . import cases_deepseek, cases_fastvlm, cases_gemma, cases_mllama, cases_tiles, reference
 from .reference import Case
 from .test_tile_processors import picture
 
@@ -76,12 +77,13 @@ KINDS = {
 }  # fmt: skip
 
 
-def tokenizer(folder, marker):
-    vocab = {t: i for i, t in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+def tokenizer(folder, marker, order=SPECIAL):
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {t: i for i, t in enumerate([*order, *letters] if order is SPECIAL else [*letters, *order])}
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in order])
     found = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", extra_special_tokens=NAMED
     )
@@ -138,3 +140,41 @@ def test_a_conversation_with_images_in_its_first_and_third_turn(made):
         assert np.abs(np.array(events[0].piece.logits) - expected).max() <= 2e-5 * expected.std()
         history.append({"role": "assistant", "content": chat.messages[-1]["content"]})
     assert events[-1].piece.stats.cached_tokens > 0
+
+
+# Types whose own processors transformers hasn't, or not without timm: their case, marker, place and settings.
+ALONE = {
+    "internvl_chat": (cases_tiles.CASES[3], "<image>", "<IMG_CONTEXT>", {}),
+    "llava_qwen2": (cases_fastvlm.CASES[0], "<image>", None,
+                    {"preprocessor_config.json": {"image_processor_type": "CLIPImageProcessor", "image_mean": [0.0] * 3,
+                     "image_std": [1.0] * 3, "size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}}),
+    "deepseek_ocr": (cases_deepseek.CASES[-1], "<image>", "<image>",
+                     {"processor_config.json": {"processor_class": "DeepseekVLV2Processor", "patch_size": 4},
+                      "preprocessor_config.json": {"base_size": 64, "tile_size": 32}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_answers_where_the_processor_is_ours_alone(kind, tmp_path):
+    """The reference is asked for a token at a time, with the ids and arrays that our processor makes."""
+    case, marker, place, files = ALONE[kind]
+    order = ["<bos>", "<eos>", "<pad>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<boi>", "<eoi>", "<audio>"]
+    order += [place or "<none>", *(f"<{i}>" for i in range(6))]
+    count = 256 + len(order)
+    at = count - 7 if place else cases_fastvlm.TOKEN
+    case = replace(case, text={**case.text, "vocab_size": count}, image_token=at)
+    model = reference.build(case)
+    folder = reference.save(model, tmp_path / "model")
+    tokenizer(folder, marker, order)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    ours, processor = load(folder)
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Or"}, {"type": "image"}]}]
+    images = [picture((40, 30)), picture((30, 70), 1)]
+    inputs = processor(messages, images=images)
+    ids, media = list(inputs.ids), {name: np.array(x) for name, x in inputs.media.items()}
+    for _ in range(4):
+        ids.append(int(reference.logits(model, case, reference.Prompt(np.array(ids), media))[-1].argmax()))
+    for step in (11, 512):
+        stream = stream_generate(ours, processor, messages, images=images, max_tokens=4, prefill_step_size=step)
+        assert [piece.token for piece in stream] == ids[-4:]
