@@ -11,6 +11,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from mlxlm import load, stream_generate
 from mlxlm.chat import ChatSession
+from mlxlm.vlm import Prompt
 
 from . import reference
 from .cases_halves import CLIP, GEMMA, LFM2, NAFLEX, PINPOINTS, PIXTRAL, SIGLIP, SPLIT
@@ -191,3 +192,9 @@ def test_a_video_among_the_references_answers(tmp_path, monkeypatch):
     reference.assert_close(np.array(found)[0], expected)
     stream = stream_generate(model, processor, messages, videos=[{"frames": frames, "fps": 1}], max_tokens=2)
     assert next(piece.token for piece in stream) == expected[-1].argmax()
+
+
+def test_text_between_images_needs_no_mask():
+    prompt = Prompt(mx.zeros((1, 10, 4)), shared={"together": mx.zeros((1, 10), mx.int32)}, whole=((3, 6),))
+    assert [list(prompt.part(a, b).shared) for a, b in ((0, 3), (2, 6), (6, 10))] == [[], ["together"], []]
+    assert list(prompt.cuts(4, 10)) == [(0, 3), (3, 7), (7, 10)]
