@@ -201,3 +201,10 @@ def test_loading_needs_none_of_the_slow_packages():
     slow = ("transformers", "torch", "mlx_lm", "mlx_vlm", "huggingface_hub", "rich")
     assert loaded("import mlxlm", "mlxlm.load", "mlxlm.generate", "mlxlm.LLMTypeRegistry.shared.list()",
                   heavy=slow) == set()
+
+
+def test_test_files_have_names_of_their_own():
+    """pytest imports a test file by its bare name where its folder is no package: two of a name can't both be."""
+    folders = [path for path in (ROOT / "tests").iterdir() if path.is_dir() and not (path / "__init__.py").exists()]
+    names = [path.name for folder in folders for path in folder.glob("*.py") if path.name != "conftest.py"]
+    assert {name for name in names if names.count(name) > 1} == set()
