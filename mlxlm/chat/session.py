@@ -154,6 +154,26 @@ class ChatSession:
             self._history += taken
             raise
 
+    def stream_retry(self, *, keep_partial: bool = False, **overrides: Any) -> Iterator[ChatEvent]:
+        """As `retry`, event by event; the answer that was there comes back where no new one is kept."""
+        at = self._last_user()
+        return self._instead(at + 1, lambda: self.stream(None, keep_partial=keep_partial, **overrides))
+
+    def stream_edit(self, prompt: Prompt, *, keep_partial: bool = False, **more: Any) -> Iterator[ChatEvent]:
+        """As `edit`, event by event; the question that was there comes back where no answer is kept."""
+        at = self._last_user()
+        return self._instead(at, lambda: self.stream(prompt, keep_partial=keep_partial, **more))
+
+    def _instead(self, at: int, turn: Callable[[], Iterator[ChatEvent]]) -> Iterator[ChatEvent]:
+        """A turn in the place of all messages from ``at`` on."""
+        with self._one_at_a_time():
+            dropped, self._history = self._history[at:], self._history[:at]
+        try:
+            yield from turn()
+        finally:
+            if len(self._history) == at:
+                self._history += dropped
+
     def add_result(self, call: ToolCall | str, result: Any) -> None:
         """The result of a call that the session couldn't run, by the call or its id; `respond()` then goes on.
 

@@ -1,109 +1,95 @@
-"""`mlxlm chat`: turn by turn through the model's chat template; without a terminal, a line in, an answer out."""
+"""`mlxlm chat`: a conversation at the terminal; without one, a line in, an answer out."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from ..errors import MLXLMError, UsageError
-from .generate import summary, thoughts
-from .options import MODEL, json_object, load, loading_options, parameters, sampling_options, template_options
+from ..errors import UsageError
+from .options import (
+    MODEL,
+    ROLE,
+    chat_sampling_options,
+    json_object,
+    load,
+    loading_options,
+    parameters,
+    template_options,
+)
 
-HELP = "/clear forgets the conversation · /exit or Ctrl-D leaves · Ctrl-C stops an answer"
+EXAMPLES = """\b
+Examples:
+  mlxlm chat smolLM2_135M
+  mlxlm chat ./model.gguf --system-prompt "Be brief." --temp 0.7
+  mlxlm chat --role frontdoor
+  mlxlm chat mlx-community/Qwen3-4B-4bit --tool ./weather.py:forecast
+  echo "Why is the sky blue?" | mlxlm chat smolLM2_135M
+"""
 
 
-@click.command(options_metavar="[OPTIONS]")
-@click.argument("arguments", type=MODEL, nargs=-1, metavar="MODEL")
+@click.command(epilog=EXAMPLES, options_metavar="[OPTIONS]")
+@click.argument("arguments", type=MODEL, nargs=-1, metavar="[MODEL]")
 @click.option("--model", type=MODEL, metavar="MODEL", help="The model, where it isn't the argument.")
+@ROLE
 @template_options
-@sampling_options
+@chat_sampling_options
 @loading_options
+@click.option("--tool", "tools", metavar="MODULE:FUNCTION", multiple=True,
+              help="A Python function that the model may call, also FILE.py:FUNCTION; may be given again.")
+@click.option("--yes-tools", is_flag=True, help="Run calls without asking.")
+@click.option("--think", type=click.Choice(["show", "hide", "on", "off"]), multiple=True,
+              help="Show reasoning or fold it; turn it on or off.")
 @click.option("--stats", is_flag=True, help="Show the figures after each answer.")
-def command(arguments: tuple[str, ...], model: str | None, stats: bool, **options: Any) -> None:
+def command(arguments: tuple[str, ...], model: str | None, **options: Any) -> None:
     """Talk with a model, turn by turn.
 
-    Ctrl-C stops an answer, Ctrl-D leaves. Where input isn't a terminal, each line is a turn.
+    At a terminal /help lists the commands, Ctrl-C stops an answer, and Ctrl-D leaves. Where input isn't a
+    terminal, each line is a turn. A tool's call is run once you have said yes to it.
     """
-    sources = [*([model] if model else []), *arguments]
+    sources = [one for one in (model, options["role"], *arguments) if one]
     if len(sources) != 1:
         raise UsageError(f"{len(sources) or 'no'} models were given", expected="mlxlm chat MODEL")
-    chosen = parameters(options)
-    chosen["template_kwargs"] = json_object(options["chat_template_config"] or "{}", "--chat-template-config")
+    from .repl_tools import named_tools
+
+    arguments_of = _session_arguments(options)
+    tools = named_tools(options["tools"])
     loaded, processor = load(sources[0], options)
     if not processor.has_chat_template:
         raise UsageError("the model has no chat template", where=sources[0],
                          hint="Use `mlxlm generate` to continue text.")
-    if sys.stdin.isatty():
-        click.echo(click.style(HELP, dim=True), err=True)
-    Conversation(loaded, processor, chosen, options["system_prompt"], stats).run()
+    from .repl import WELCOME, Ask, Repl
+    from .repl_input import typed
+    from .repl_screen import Plain, Terminal
+
+    here = sys.stdin.isatty()
+    watched = here and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    screen = Terminal("hide" in options["think"]) if watched else Plain()
+    ask = (lambda call: True) if options["yes_tools"] else Ask(screen) if here else None
+    repl = Repl(sources[0], loaded, processor, screen=screen, load=lambda name: load(name, {**options, **OTHER}),
+                tools=tools, ask=ask, at_keyboard=here, stats=options["stats"], **arguments_of)
+    if here:
+        screen.note(f"{sources[0]} · {WELCOME}")
+    repl.run(typed(repl) if here else lines())
 
 
-class Conversation:
-    """A session, and the loop that speaks with it."""
-
-    def __init__(self, model, processor, chosen: dict[str, Any], system: str | None, stats: bool):
-        from ..chat import ChatSession
-
-        self.session = ChatSession(model, processor, instructions=system, **chosen)
-        self.stats = stats
-
-    def run(self) -> None:
-        """Reads turns until there are no more, and answers each."""
-        for text in turns():
-            if text == "/exit":
-                return
-            if text == "/clear":
-                self.session.clear()
-            elif text == "/help":
-                click.echo(HELP, err=True)
-            else:
-                self.turn(text)
-
-    def turn(self, text: str) -> None:
-        """One question and its answer; a question that can't be answered leaves no trace in the history."""
-        try:
-            self.answer(text)
-        except MLXLMError as error:
-            if not sys.stdin.isatty():
-                raise
-            click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
-
-    def answer(self, text: str) -> None:
-        """Streams the answer, thoughts dimmed; Ctrl-C ends it here, and what was said counts."""
-        events = self.session.stream(text, keep_partial=True)
-        figures = None
-        try:
-            for event in events:
-                thoughts(event.reasoning)
-                click.echo(event.text, nl=False)
-                figures = event.piece.stats if event.piece is not None else figures
-        except KeyboardInterrupt:
-            if not sys.stdin.isatty():
-                raise
-        finally:
-            click.echo()
-        if self.stats and figures is not None:
-            click.echo(click.style(summary(figures), dim=True), err=True)
+OTHER = {"role": None, "revision": None, "adapter_path": None, "tokenizer": None, "extra_eos_token": ()}
+"""Options that are for the model of the command line, and no other."""
 
 
-def turns() -> Iterator[str]:
-    """The user's turns: at a terminal with a prompt and line editing, else a line each; empty ones are left out."""
-    if not sys.stdin.isatty():
-        yield from filter(None, (line.strip() for line in sys.stdin))
-        return
-    import readline  # noqa: F401 (line editing and history for input())
+def _session_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of `ChatSession`."""
+    chosen = parameters(options)
+    chosen["template_kwargs"] = json_object(options["chat_template_config"] or "{}", "--chat-template-config")
+    for word in ("on", "off"):
+        if word in options["think"]:
+            chosen["enable_thinking"] = word == "on"
+    return {"instructions": options["system_prompt"], **chosen}
 
-    while True:
-        try:
-            text = input("> ").strip()
-        except EOFError:
-            click.echo()
-            return
-        except KeyboardInterrupt:
-            click.echo(f"\n{HELP}", err=True)
-            continue
-        if text:
-            yield text
+
+def lines() -> Iterator[str]:
+    """The lines of standard input that aren't empty."""
+    yield from filter(None, (line.strip() for line in sys.stdin))

@@ -49,9 +49,13 @@ loading_options = _all(
                  help="Convert weights that aren't quantized."),
 )
 
-sampling_options = _all(
-    click.option("-m", "--max-tokens", type=int, default=256, show_default=True, metavar="N",
-                 help="Tokens of the answer at most; -1 for as many as the context holds."),
+
+def _max_tokens(default: int) -> Callable:
+    return click.option("-m", "--max-tokens", type=int, default=default, show_default=True, metavar="N",
+                        help="Tokens of the answer at most; -1 for as many as the context holds.")
+
+
+_drawing = _all(
     click.option("--temp", "--temperature", "temperature", type=float, default=0.0, show_default=True, metavar="T",
                  help="0 always takes the likeliest token."),
     click.option("--top-p", type=float, default=1.0, show_default=True, metavar="P",
@@ -88,6 +92,8 @@ sampling_options = _all(
     click.option("--prefill-step-size", type=int, default=512, show_default=True, metavar="N",
                  help="Prompt tokens that are read at a time."),
 )
+sampling_options = _all(_max_tokens(256), _drawing)
+chat_sampling_options = _all(_max_tokens(4096), _drawing)
 
 SAMPLING = ("max_tokens", "temperature", "top_p", "min_p", "min_tokens_to_keep", "top_k", "xtc_probability",
             "xtc_threshold", "seed", "repetition_penalty", "repetition_context_size", "presence_penalty",
@@ -108,6 +114,9 @@ def parameters(options: Mapping[str, Any]) -> dict[str, Any]:
     return chosen
 
 
+ROLE = click.option("--role", metavar="ROLE", help="The model of a role, with its draft; `mlxlm roles` lists them.")
+
+
 def load(source: str, options: Mapping[str, Any]):
     """The model and its processor, from a source and the loading options."""
     from ..load import load as load_source
@@ -119,7 +128,8 @@ def load(source: str, options: Mapping[str, Any]):
         fields["tokenizer_id"] = options["tokenizer"]
     if options["dtype"]:
         fields["dtype"] = options["dtype"]
-    return load_source(source, adapter_path=options["adapter_path"], revision=options["revision"], **fields)[:2]
+    name = {"role": options["role"]} if options.get("role") else {"path_or_hf_repo": source}
+    return load_source(**name, adapter_path=options["adapter_path"], revision=options["revision"], **fields)[:2]
 
 
 def logit_bias(texts: tuple[str, ...]) -> dict[int, float]:

@@ -1,28 +1,69 @@
-"""`mlxlm chat`: history through the template, commands, and the keys of a real terminal."""
+"""`mlxlm chat` from a pipe, where a line is a turn; and at a terminal: keys, history, commands, tools."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
 import mlxlm as package
 
+pytest.importorskip("pexpect")
+from terminal import Chat  # noqa: E402
+
+TINY = ["--logit-bias", "2=-inf"]
+"""The tiny model never ends an answer by itself, so that its length is known."""
+
+
+def answers(model: str, *questions: str, most: int = 6, **more) -> list[str]:
+    """What the model answers in a conversation, by the library."""
+    loaded, processor = package.load(model)
+    messages, out = [], []
+    for question in questions:
+        messages.append({"role": "user", "content": question})
+        out.append(package.generate(loaded, processor, messages, max_tokens=most, **more))
+        messages.append({"role": "assistant", "content": out[-1]})
+    return out
+
 
 def test_each_line_of_a_pipe_is_a_turn_and_the_history_is_kept(mlxlm, model):
     done = mlxlm("chat", model, "-m", 6, stdin="Hello\n\nAnd now?\n")
-    loaded, processor = package.load(model)
-    messages, answers = [], []
-    for question in ("Hello", "And now?"):
-        messages.append({"role": "user", "content": question})
-        answers.append(package.generate(loaded, processor, messages, max_tokens=6))
-        messages.append({"role": "assistant", "content": answers[-1]})
-    assert done.status == 0 and done.out == "".join(answer + "\n" for answer in answers) and done.err == ""
+    assert done.status == 0 and done.err == ""
+    assert done.out == "".join(answer + "\n" for answer in answers(model, "Hello", "And now?"))
 
 
 def test_clear_forgets_and_exit_leaves(mlxlm, model):
     once = mlxlm("chat", model, "-m", 6, stdin="Hello\n").out
     assert mlxlm("chat", model, "-m", 6, stdin="Hello\n/clear\nHello\n/exit\nHello\n").out == once * 2
+
+
+def test_commands_from_a_pipe(mlxlm, model, tmp_path):
+    told = mlxlm("chat", model, "-m", 6, stdin=f"Hello\n/retry\n/save {tmp_path}/a.json\n/undo\n/system Be brief.\n"
+                 f"Hello\n/export {tmp_path}/a.md\n/load {tmp_path}/a.json\n/export {tmp_path}/b.json\n/stats\n")
+    first = answers(model, "Hello")[0]
+    assert told.status == 0 and told.out.startswith(f"{first}\n{first}\n") and "context" in told.err
+    saved = json.loads((tmp_path / "a.json").read_text())
+    talk = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": first}]
+    assert saved["messages"] == talk and json.loads((tmp_path / "b.json").read_text()) == talk
+    assert (tmp_path / "a.md").read_text().startswith("## system\n\nBe brief.\n\n## user\n\nHello\n\n## assistant")
+
+
+def test_a_slash_that_is_no_command_is_text_from_a_pipe(mlxlm, model):
+    assert mlxlm("chat", model, "-m", 6, stdin="/etc/hosts\n").out == answers(model, "/etc/hosts")[0] + "\n"
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("/image cat.png", "this model takes no images"), ("/set temperature -1", "expected a number of 0 or more"),
+    ("/set temprature 1", "Did you mean temperature?"), ("/think on", "no reasoning to turn on"),
+    ("/load none.json", "can't be read"), ("/undo", "hasn't said anything"), ("/edit", "nothing has been asked"),
+    ("/tools add nothing", "MODULE:FUNCTION"), ("/model ./none", "none"), ("/save", "which file?")])
+def test_a_mistake_from_a_pipe_ends_it(mlxlm, model, line, said):
+    done = mlxlm("chat", model, "-m", 6, stdin=f"{line}\nHello\n")
+    assert done.status in (1, 2) and done.out == "" and done.err.startswith("error: ") and said in done.err
 
 
 def test_a_model_without_a_template_is_refused(mlxlm, tmp_path):
@@ -32,28 +73,200 @@ def test_a_model_without_a_template_is_refused(mlxlm, tmp_path):
     assert done.status == 2 and "no chat template" in done.err
 
 
+# At a terminal
+
+
 @pytest.fixture
-def terminal(model):
-    pexpect = pytest.importorskip("pexpect")
-    code = "from mlxlm.cli import main; main()"
-    child = pexpect.spawn(sys.executable, ["-c", code, "chat", model, "-m", "450", "--stats"], encoding="utf-8",
-                          codec_errors="replace", timeout=30)
-    yield child
-    child.close(force=True)
+def chat(model, tmp_path):
+    made = []
+
+    def start(*more: str, **how) -> Chat:
+        made.append(Chat(tmp_path, "chat", model, "-m", "6", *TINY, *more, **how))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.child.close(force=True)
 
 
-def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(terminal):
-    terminal.expect("Ctrl-C stops an answer")
-    terminal.expect("> ")
-    terminal.sendline("/help")
-    terminal.expect("Ctrl-D leaves")
-    terminal.expect("> ")
-    terminal.sendcontrol("c")
-    terminal.expect("Ctrl-D leaves")
-    terminal.sendline("Hi")
-    terminal.expect("answer [0-9]+ tokens")
-    terminal.expect("> ")
-    terminal.sendeof()
-    terminal.expect("\r\n")
-    terminal.wait()
-    assert terminal.exitstatus == 0
+def test_commands_at_a_terminal(chat, tmp_path):
+    talk = chat()
+    assert "/export FILE" in talk.send("/help")
+    talk.send("Hello")
+    talk.send(f"/save {tmp_path}/one.json")
+    first = json.loads((tmp_path / "one.json").read_text())["messages"]
+    assert [m["role"] for m in first] == ["user", "assistant"]
+    assert "context" in talk.send("/stats") and "taken back: Hello" in talk.send("/undo")
+    assert "hasn't said anything" in talk.send("/retry")
+    assert "2 messages" in talk.send(f"/load {tmp_path}/one.json")
+    talk.send("/retry")
+    talk.send("/edit Goodbye")
+    talk.send(f"/save {tmp_path}/two.json")
+    second = json.loads((tmp_path / "two.json").read_text())["messages"]
+    assert [m["role"] for m in second] == ["user", "assistant"] and second[0]["content"] == "Goodbye"
+    assert "this model takes no images" in talk.send("/image cat.png")
+    assert "Did you mean /system" in talk.send("/sytem x")
+    assert "  max_tokens  3" in talk.send("/set max_tokens 3") and "3" in talk.send("/set")
+    assert "cut off at the most tokens" in talk.send("Hello")
+    talk.leave()
+
+
+def test_edit_offers_the_last_question(chat, tmp_path):
+    talk = chat()
+    talk.send("Hello")
+    talk.send("/edit")
+    talk.send(" there")
+    talk.send(f"/save {tmp_path}/one.json")
+    assert json.loads((tmp_path / "one.json").read_text())["messages"][0]["content"] == "Hello there"
+    talk.leave()
+
+
+def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(tmp_path):
+    talk = Chat(tmp_path, code="import acted; acted.main(pause=0.01)")
+    talk.child.send("count\r")
+    talk.child.expect_exact(" 7 ")
+    talk.child.sendcontrol("c")
+    assert "stopped" in talk.ready()
+    talk.send(f"/save {tmp_path}/one.json")
+    said = json.loads((tmp_path / "one.json").read_text())["messages"][1]["content"]
+    whole = " ".join(map(str, range(1000)))
+    assert whole.startswith(said) and " 7 " in said and len(said) < len(whole)
+    talk.child.send("not this")
+    talk.child.sendcontrol("c")  # clears what is typed
+    talk.ready()
+    talk.leave()
+
+
+def test_thoughts_are_shown_or_folded(tmp_path):
+    talk = Chat(tmp_path, code="import acted; acted.main(thinks=True)")
+    shown = talk.send("think")
+    assert "Let me see." in shown and "It is so." in shown
+    talk.send("/think hide")
+    folded = talk.send("think")
+    assert "Let me see." not in folded and "thought for" in folded and "It is so." in folded
+    assert "Let me see." in talk.send("/think show")
+    assert "reasoning is off" in talk.send("/think off")
+    talk.leave()
+
+
+def test_lines_go_on_behind_a_backslash_and_pasted_ones_are_one_question(chat, tmp_path):
+    talk = chat()
+    talk.child.send("one\\\r")
+    talk.send("two")
+    talk.child.send("\x1b[200~three\nfour\n\x1b[201~")
+    talk.send("five")
+    talk.send(f"/save {tmp_path}/one.json")
+    messages = json.loads((tmp_path / "one.json").read_text())["messages"]
+    assert [m["content"] for m in messages if m["role"] == "user"] == ["one\ntwo", "three\nfour\nfive"]
+    talk.leave()
+
+
+def test_what_was_typed_is_there_the_next_time(chat, tmp_path):
+    talk = chat()
+    talk.send("remember this")
+    talk.leave()
+    file = tmp_path / "mlxlm" / "chat_history"
+    assert "remember this" in file.read_text() and file.stat().st_mode & 0o077 == 0
+    talk = chat()
+    talk.child.send("\x1b[A")
+    talk.send("!")
+    talk.send(f"/save {tmp_path}/one.json")
+    assert json.loads((tmp_path / "one.json").read_text())["messages"][0]["content"] == "remember this!"
+    talk.leave()
+
+
+def test_completion(chat, tmp_path):
+    talk = chat()
+    talk.child.send("/loa")
+    talk.child.expect("a conversation that was saved")  # the menu says what a command does
+    talk.child.send("\x1b")
+    talk.child.sendcontrol("c")
+    talk.ready()
+    talk.leave()
+
+
+def test_what_is_offered(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from prompt_toolkit.completion import CompleteEvent
+    from prompt_toolkit.document import Document
+
+    from mlxlm.cli.repl_input import _completer
+
+    (tmp_path / "kept.json").write_text("")
+    monkeypatch.chdir(tmp_path)
+    completer = _completer(SimpleNamespace(tools={"add": len}))
+
+    def offered(text: str) -> list[str]:
+        found = completer.get_completions(Document(text), CompleteEvent())
+        return [text[:len(text) + one.start_position] + one.text for one in found]
+
+    assert offered("/e") == ["/edit", "/export", "/exit"] and offered("hello") == offered("say /e") == []
+    assert offered("/load ke") == ["/load kept.json"] and offered("/think h") == ["/think hide"]
+    assert "/model smolLM2_135M" in offered("/model smol") and offered("/set temp") == ["/set temperature"]
+    assert offered("/tools remove a") == ["/tools remove add"] and offered("/undo x") == []
+
+
+def test_a_call_is_run_once_the_user_says_yes(tmp_path):
+    talk = Chat(tmp_path, code="import acted; acted.main()")
+    for key, said in (("n", "You said no."), ("y", "It is sunny.")):
+        talk.child.send("Rain?\r")
+        talk.child.expect_exact("[a]lways: ")
+        asked = talk.plain(talk.child.before)
+        assert "→ weather(city='Oslo')" in asked and "ASKED FOR" not in asked
+        talk.child.send(key + "\r")
+        rest = talk.ready()
+        assert said in rest and ("ASKED FOR Oslo" in rest) == (key == "y")
+        talk.send("/clear")
+    talk.leave()
+
+
+def test_tools_from_a_pipe_need_consent(mlxlm, model, tmp_path):
+    (tmp_path / "abacus.py").write_text("def add(a: int, b: int) -> int:\n    'Adds.'\n    return a + b\n")
+    done = mlxlm("chat", model, "-m", 2, "--tool", f"{tmp_path}/abacus.py:add", stdin="/tools\n/tools remove add\n")
+    assert done.status == 0 and done.err.splitlines()[-2:] == ["  add  Adds.", "no tools"]
+    wrong = mlxlm("chat", model, "--tool", f"{tmp_path}/abacus.py:sub", stdin="")
+    assert wrong.status == 2 and "no such function" in wrong.err
+
+
+def test_calls_without_a_keyboard_are_refused(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "chat"))
+    from worlds import Actor, make_tokenizer
+
+    from mlxlm.cli.repl import Repl
+    from mlxlm.cli.repl_screen import Plain
+
+    ran = []
+
+    def act(city: str) -> str:
+        """Acts."""
+        ran.append(city)
+        return "done"
+
+    tokenizer = make_tokenizer()
+    call = '<tool_call>\n{"name": "act", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    actor = Actor(tokenizer, lambda prompt: "Well." if "yes-tools" in prompt or "done" in prompt else call)
+    for ask, made in ((None, []), (lambda call: True, ["Oslo"])):
+        repl = Repl("actor", actor, tokenizer, screen=Plain(), load=lambda name: (actor, tokenizer), tools={"act": act},
+                    ask=ask, at_keyboard=False, max_tokens=100)
+        repl.run(["Go"])
+        assert ran == made and repl.session.messages[-1]["content"] == "Well."
+
+
+def test_no_color_leaves_no_colour(model, tmp_path):
+    talk = Chat(tmp_path, "chat", model, "-m", "6", *TINY, NO_COLOR="1")
+    talk.child.send("Hello\r")
+    talk.child.expect_exact("\x1b[?2004l")
+    talk.child.expect_exact("\x1b[?2004h")
+    assert not re.search(r"\x1b\[[0-9;]*[1-9][0-9;]*m", talk.child.before)
+    talk.leave()
+
+
+def test_nothing_heavy_before_it_is_needed(model):
+    import subprocess
+
+    code = ("import sys; from mlxlm.cli.group import run; status = run(sys.argv[1:]); "
+            "print(status, {'rich', 'prompt_toolkit', 'transformers', 'torch'} & set(sys.modules))")
+    done = subprocess.run([sys.executable, "-c", code, "chat", model, "-m", "2"], input="Hi\n", text=True,
+                          capture_output=True, env=dict(os.environ), timeout=60, check=False)
+    assert done.stdout.splitlines()[-1] == "0 set()"
