@@ -9,6 +9,7 @@ import mlx.core as mx
 from ..cache import (
     ChunkedCache,
     CompositeCache,
+    CrossCache,
     KVCache,
     NoCache,
     QuantizedKVCache,
@@ -76,6 +77,11 @@ def _save_composite(cache: CompositeCache) -> list[Any]:
     return [[state, name] for name, state in map(saved, cache.parts)]
 
 
+def _save_cross(cache: CrossCache) -> list[Any]:
+    """Under our own name: mlx-lm has no layers that look at images."""
+    return [cache.keys, cache.values, cache.seen, cache.offset]
+
+
 def _turned(array: mx.array | None, axes: Sequence[int] | None) -> mx.array | None:
     return array if array is None or axes is None else mx.contiguous(array.transpose(*axes))
 
@@ -87,6 +93,7 @@ SAVERS: tuple[tuple[type, str, Callable[[Any], list[Any]]], ...] = (
     (ChunkedCache, "ChunkedKVCache", _save_chunked),
     (RecurrentCache, "ArraysCache", _save_recurrent),
     (CompositeCache, "CacheList", _save_composite),
+    (CrossCache, "CrossCache", _save_cross),
 )
 
 
@@ -118,6 +125,7 @@ def _loaded(own: Any, name: str, content: Any) -> Any:
         "ArraysCache": _load_recurrent,
         "MambaCache": _load_recurrent,
         "CacheList": _load_composite,
+        "CrossCache": _load_cross,
     }
     if name not in readers:
         raise ValueError(f"a cache of an unknown class, {name!r}")
@@ -216,6 +224,19 @@ def _load_composite(own: Any, content: Any) -> CompositeCache:
     return own
 
 
+def _load_cross(own: Any, content: Any) -> CrossCache:
+    keys, values, seen, offset = content
+    if not isinstance(own, CrossCache):
+        raise ValueError(f"images that layers look at, where the model has a {own.kind} cache")
+    own.offset = _count(offset)
+    if keys is not None:
+        tiles = seen.shape[2]
+        if seen.dtype != mx.bool_ or seen.shape[0] != 1 or keys.shape != values.shape or keys.shape[2] % tiles:
+            raise ValueError(f"{keys.shape[2]} rows for {tiles} tiles")
+        (own.keys, own.values), own.seen = _tokens((keys, values), keys.shape[2]), seen
+    return own
+
+
 def _check_shapes(state: State, model: Any, path: Path) -> None:
     """Every array must have the heads and dims that the model itself makes; a pass that is never evaluated tells."""
     fresh = model.make_cache()
@@ -248,4 +269,6 @@ def _shapes(cache: Any) -> list[tuple[int, ...]]:
         return [(shape[1], shape[3] * cache.group_size) for shape in dims]
     if isinstance(cache, RecurrentCache):
         return [a.shape for a in cache.state]
+    if isinstance(cache, CrossCache):  # which the model fills only where there are images
+        return []
     return [(a.shape[1], a.shape[3]) for a in cache.state]

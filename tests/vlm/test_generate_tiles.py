@@ -23,6 +23,7 @@ from transformers.models.mllama.processing_mllama import MllamaProcessor
 
 from mlxlm import load, stream_generate
 from mlxlm.chat import ChatSession
+from mlxlm.generate.prompt_cache import load_prompt_cache, save_prompt_cache
 
 from . import cases_deepseek, cases_fastvlm, cases_gemma, cases_mllama, cases_tiles, reference
 from .reference import Case
@@ -140,6 +141,19 @@ def test_a_conversation_with_images_in_its_first_and_third_turn(made):
         assert np.abs(np.array(events[0].piece.logits) - expected).max() <= 2e-5 * expected.std()
         history.append({"role": "assistant", "content": chat.messages[-1]["content"]})
     assert events[-1].piece.stats.cached_tokens > 0
+
+
+def test_a_saved_cache_goes_on(made, tmp_path):
+    """What the layers remember of images is in the file, and what they saw of none."""
+    _, marker, _, (model, processor) = made
+    for text, images in ((f"One {marker}!", [picture((40, 30))]), ("No image!", None)):
+        inputs = processor(text, images=images)
+        cache = model.make_cache()
+        model(mx.array(inputs.ids)[None], cache=cache, **inputs.media)
+        save_prompt_cache(tmp_path / "cache.safetensors", cache)
+        found = load_prompt_cache(tmp_path / "cache.safetensors", model)
+        more = mx.array(processor("And then?").ids)[None]
+        assert mx.array_equal(model(more, cache=found), model(more, cache=cache))
 
 
 # Types whose own processors transformers hasn't, or not without timm: their case, marker, place and settings.
