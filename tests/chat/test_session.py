@@ -306,6 +306,26 @@ def test_an_empty_answer_leaves_no_trace():
     assert chat.respond("A") == "" and chat.messages == []
 
 
+def test_retry_and_edit_as_streams():
+    chat = session(lambda prompt: "x" * 50)
+    chat.respond("A")
+    for stream, question in ((chat.stream_retry, "A"), (lambda **more: chat.stream_edit("B", **more), "B")):
+        assert "".join(event.text for event in stream()) == "x" * 50
+        assert [m["content"] for m in chat.messages] == [question, "x" * 50]
+        stopped = stream()
+        next(stopped)
+        stopped.close()  # what was there comes back
+        assert [m["content"] for m in chat.messages] == [question, "x" * 50]
+        kept = stream(keep_partial=True)
+        next(kept)
+        kept.close()
+        assert [m["content"] for m in chat.messages] == [question, "x"]
+        chat.retry()
+    chat.clear()
+    with pytest.raises(UsageError, match="hasn't said anything"):
+        chat.stream_retry()
+
+
 def test_a_failing_retry_keeps_the_answer_that_was_there():
     chat = session(["One."])
     chat.respond("A")
