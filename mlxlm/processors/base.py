@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import mlx.core as mx
@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import ConfigError, MediaError, TemplateError, UsageError
 from ..vlm import content_key
 from .messages import MediaPolicy, Source, attached, collected, flattened
+from .recent import Recent
 
 Kind = Literal["image", "video"]
 
@@ -112,6 +113,7 @@ class Processor:
         self.tokenizer = tokenizer
         self.image_processor, self.video_processor = image_processor, video_processor
         self.settings, self.config = dict(settings or {}), dict(config or {})
+        self._recent = Recent()
         self._tried: dict[tuple[str, str], bool] = {}  # what a chat template makes of the forms of a content
 
     def __getattr__(self, name: str) -> Any:
@@ -274,23 +276,26 @@ class Processor:
                          "The chat template left some of them out." if not room else None)
 
     def _media(self, sources: Sequence[Source], policy: MediaPolicy) -> list[Medium]:
-        from .images import open_image
-
-        media = []
+        made = []
         for source in sources:
-            if source.kind == "image":
-                image = open_image(source, policy)
-                with settings_that_fit("image"):
-                    arrays = self.image_processor([image])
-                    media.append(Medium("image", arrays, self.image_text(arrays)))
-            else:
-                from .videos import open_video
+            settings = str(vars(self.image_processor if source.kind == "image" else self.video_processor))
+            made.append(self._recent.get(source, policy, settings, partial(self._medium, source, policy)))
+        return made
 
-                clip = open_video(source, policy, self.video_processor)
-                with settings_that_fit("video"):
-                    arrays = self.video_processor(clip)
-                    media.append(Medium("video", arrays, self.video_text(arrays)))
-        return media
+    def _medium(self, source: Source, policy: MediaPolicy) -> Medium:
+        if source.kind == "image":
+            from .images import open_image
+
+            image = open_image(source, policy)
+            with settings_that_fit("image"):
+                arrays = self.image_processor([image])
+                return Medium("image", arrays, self.image_text(arrays))
+        from .videos import open_video
+
+        clip = open_video(source, policy, self.video_processor)
+        with settings_that_fit("video"):
+            arrays = self.video_processor(clip)
+            return Medium("video", arrays, self.video_text(arrays))
 
     def _spans(self, ids: list[int], media: list[Medium]) -> tuple[tuple[int, int, Medium], ...]:
         """Which tokens are each medium's: from its first place to its last."""

@@ -6,6 +6,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,7 +14,8 @@ from mlxlm.errors import MediaError
 from mlxlm.processors import fetch as fetching
 from mlxlm.processors.fetch import fetch, is_open
 from mlxlm.processors.images import open_image
-from mlxlm.processors.messages import MediaPolicy
+from mlxlm.processors.messages import MediaPolicy, Source
+from mlxlm.processors.recent import Recent
 
 OPEN = MediaPolicy(private_hosts=True, timeout=3)
 
@@ -197,6 +199,19 @@ def test_addresses_that_are_open(address):
 def test_urls_that_are_none(url):
     with pytest.raises(MediaError):
         fetch(url, MediaPolicy(timeout=1), 1 << 10)
+
+
+def test_an_address_is_asked_once_in_some_minutes(url, site):
+    class Made:
+        def __init__(self):
+            self.arrays = {"x": np.zeros(1000)}
+
+    recent, source = Recent(max_bytes=9000), Source("image", f"{url}/image", False)
+    made = [recent.get(source, OPEN, "", lambda: fetch(source.value, OPEN, 1 << 20) and Made()) for _ in range(3)]
+    assert len(site.asked) == 1 and made[0] is made[2]
+    recent.get(Source("image", b"other", True), OPEN, "", Made)  # which leaves no room for the first
+    recent.get(source, OPEN, "", lambda: fetch(source.value, OPEN, 1 << 20) and Made())
+    assert len(site.asked) == 2 and recent.nbytes == 8000
 
 
 def test_urls_may_be_forbidden():

@@ -21,6 +21,7 @@ from transformers.video_utils import VideoMetadata
 
 from mlxlm.errors import MediaError
 from mlxlm.processor import media_processor
+from mlxlm.processors.messages import Source
 from mlxlm.text.tokenizer import Tokenizer
 
 from . import tiny_processor
@@ -235,3 +236,26 @@ def test_a_template_that_knows_text_only(pair):
                           + ours.markers["image"] + "' }}{% endfor %}{% endfor %}")
     assert ours(messages, images=picture).ids == ours(f"a {ours.markers['image']} b", images=picture).ids
     assert ours([{"role": "user", "content": "text alone"}]).ids == ours.tokenizer.encode("text alone")
+
+
+def test_media_are_made_ready_once(pair, tmp_path, monkeypatch):
+    """Until their file, their content or the settings change."""
+    _, ours, _ = pair
+    made, kind = [], type(ours.image_processor)
+    monkeypatch.setattr(kind, "__call__", lambda self, images, call=kind.__call__: made.append(1) or call(self, images))
+    path, marker, picture = tmp_path / "a.png", ours._inline("image"), photo(97, 61)
+    picture.save(path)
+    data = path.read_bytes()
+    for source in (path, data, picture, np.asarray(picture)):
+        before = len(made)
+        found = [ours(marker, images=source), ours(marker, images=source)]
+        assert len(made) == before + 1 and found[0].ids == found[1].ids and found[0].keys == found[1].keys
+    picture.putpixel((0, 0), (1, 2, 3))
+    assert ours(marker, images=picture).keys != found[0].keys
+    photo(40, 30).save(path)
+    assert ours(marker, images=path).keys != found[0].keys
+    before = len(made)
+    ours.image_processor.image_mean = [0.25] * 3
+    assert ours(marker, images=data).keys != found[0].keys and len(made) == before + 1
+    with pytest.raises(MediaError, match="may not name files"):
+        ours.inputs(marker, [Source("image", str(path), False)])
