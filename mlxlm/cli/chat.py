@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from .engine_options import engine_options
 from .options import (
     MODEL,
     ROLE,
@@ -37,6 +38,7 @@ Examples:
 @ROLE
 @template_options
 @chat_sampling_options
+@engine_options
 @loading_options
 @click.option("--tool", "tools", metavar="MODULE:FUNCTION", multiple=True,
               help="A Python function that the model may call, also FILE.py:FUNCTION; may be given again.")
@@ -76,7 +78,8 @@ def command(arguments: tuple[str, ...], model: str | None, **options: Any) -> No
     repl.run(typed(repl) if here else lines())
 
 
-OTHER = {"role": None, "revision": None, "adapter_path": None, "tokenizer": None, "extra_eos_token": ()}
+OTHER = {"role": None, "revision": None, "adapter_path": None, "tokenizer": None, "extra_eos_token": (),
+         "draft_model": None, "experts_per_token": None}
 """Options that are for the model of the command line, and no other."""
 
 

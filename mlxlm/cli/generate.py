@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from .engine_options import PROMPT_CACHE, continued, engine_options
 from .group import INTERRUPTED
-from .options import MODEL, load, loading_options, parameters, sampling_options, template_options
+from .options import MODEL, ROLE, load, loading_options, parameters, sampling_options, template_options
 from .prompt import conversation, model_and_prompt, read_prompt
 
 EXAMPLES = """\b
@@ -18,6 +19,7 @@ Examples:
   mlxlm generate --model ./model --prompt "Hello" --max-tokens 100 --temp 0.7
   git diff | mlxlm generate ./model.gguf --system-prompt "Write a commit message."
   mlxlm generate ./model --messages chat.json --json
+  mlxlm generate --role frontdoor "Hello"
   mlxlm generate qwen2_5VL3BInstruct4Bit --image cat.png "What is it?"
 """
 
@@ -25,6 +27,7 @@ Examples:
 @click.command(epilog=EXAMPLES, options_metavar="[OPTIONS]")
 @click.argument("arguments", type=MODEL, nargs=-1, metavar="[MODEL] [PROMPT]")
 @click.option("--model", type=MODEL, metavar="MODEL", help="The model, where it isn't the first argument.")
+@ROLE
 @click.option("-p", "--prompt", metavar="TEXT", help="The prompt, where it isn't an argument; - reads standard input.")
 @click.option("--prompt-file", metavar="FILE", help="Read the prompt from a file.")
 @click.option("--messages", metavar="FILE", help="Read a conversation as JSON from a file, or - for standard input.")
@@ -34,6 +37,8 @@ Examples:
 @click.option("--prefill-response", metavar="TEXT", help="How the answer begins.")
 @click.option("--ignore-chat-template", is_flag=True, help="Give the model the prompt as it is.")
 @sampling_options
+@engine_options
+@PROMPT_CACHE
 @loading_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of streaming the text.")
 @click.option("--logprobs", type=click.IntRange(0, 100), metavar="N",
@@ -47,7 +52,9 @@ def command(arguments: tuple[str, ...], model: str | None, prompt: str | None, a
     A prompt is one user message for the model's chat template, where it has one. Without PROMPT it is read
     from standard input.
     """
-    source, prompt = model_and_prompt(arguments, model, prompt)
+    if model and options["role"]:
+        raise UsageError("a model and a role were given", where="--role", expected="one of them")
+    source, prompt = model_and_prompt(arguments, model or options["role"], prompt)
     text = read_prompt(prompt, options["prompt_file"], options["messages"])
     if options["logprobs"] is not None and not as_json:
         raise UsageError("only --json can show it", where="--logprobs")
@@ -56,10 +63,15 @@ def command(arguments: tuple[str, ...], model: str | None, prompt: str | None, a
     prompted = _for_template(text, options)
     loaded, processor = load(source, options)
     if prompted is None or (isinstance(text, str) and not processor.has_chat_template and not _template_asked(options)):
-        stream = _stream(loaded, processor, text, chosen, options)
+        asked, more = text, None
     else:
-        messages, more = prompted
-        stream = _stream(loaded, processor, messages, {**chosen, "template_kwargs": more}, options)
+        asked, more = prompted
+    if options["prompt_cache_file"]:
+        asked, cached = continued(loaded, processor, asked, more, options)
+        chosen |= cached
+    elif more is not None:
+        chosen["template_kwargs"] = more
+    stream = _stream(loaded, processor, asked, chosen, options)
     if as_json:
         click.echo(json.dumps(_collected(source, stream, processor, options["logprobs"]), ensure_ascii=False))
         return 0
@@ -117,6 +129,8 @@ def summary(stats, ended: str | None = None) -> str:
     prompt, answer = ((f"{count} tokens, {rate:.1f} tokens/s" if rate else f"{count} tokens") for count, rate in (
         (stats.prompt_tokens, stats.prompt_tps), (stats.generation_tokens, stats.generation_tps)))
     line = f"prompt {prompt} · answer {answer} · peak memory {stats.peak_memory:.2f} GB"
+    if stats.draft_tokens:
+        line += f" · {stats.accepted_tokens} of {stats.draft_tokens} guesses right"
     return f"{line} · cut off at --max-tokens" if ended == "length" else line
 
 
@@ -134,7 +148,8 @@ def _collected(source: str, stream, processor, logprobs: int | None) -> dict[str
         "stats": {"prompt_tokens": stats.prompt_tokens, "prompt_tps": round(stats.prompt_tps, 3),
                   "generation_tokens": stats.generation_tokens, "generation_tps": round(stats.generation_tps, 3),
                   "time_to_first_token": round(stats.time_to_first_token, 4),
-                  "peak_memory": round(stats.peak_memory, 4)},
+                  "peak_memory": round(stats.peak_memory, 4), "cached_tokens": stats.cached_tokens,
+                  "draft_tokens": stats.draft_tokens, "accepted_tokens": stats.accepted_tokens},
     }
     if logprobs is not None:
         answer["logprobs"] = [_logprob(piece, processor) for piece in pieces if piece.token is not None]

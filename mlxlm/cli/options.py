@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from . import engine_options as engine
 
 
 class ModelName(click.ParamType):
@@ -111,6 +112,12 @@ def parameters(options: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords of `stream_generate` that the options of a command line ask for."""
     chosen = {name: options[name] for name in SAMPLING}
     chosen["logit_bias"] = logit_bias(options["logit_bias"])
+    chosen |= engine.generating(options)
+    if options.get("role"):
+        from ..roles import find
+
+        said = find(options["role"]).generate_arguments()
+        chosen |= {name: value for name, value in said.items() if not chosen.get(name)}
     return chosen
 
 
@@ -128,6 +135,7 @@ def load(source: str, options: Mapping[str, Any]):
         fields["tokenizer_id"] = options["tokenizer"]
     if options["dtype"]:
         fields["dtype"] = options["dtype"]
+    fields |= engine.loading(options)
     name = {"role": options["role"]} if options.get("role") else {"path_or_hf_repo": source}
     return load_source(**name, adapter_path=options["adapter_path"], revision=options["revision"], **fields)[:2]
 
