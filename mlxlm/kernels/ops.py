@@ -18,16 +18,18 @@ results, for both versions:
 - ``gather_qmm(...)``, ``gather_mm(...)``: as ``mx.gather_qmm`` (with x's dtype) and ``mx.gather_mm``.
 - ``quantized_embedding(indices, w, scales, biases, *, group_size, bits, mode, dtype)``: rows of a quantized table,
   dequantized to ``dtype`` (the scales' dtype when None).
-- ``ssm_scan(x, dt, a, b, c, state)``, ``delta_scan(q, k, v, g, beta, state)``: see ``mlxlm.kernels.recurrent``.
+- ``causal_conv(x, weight, bias)``: x (B, width - 1 + L, C) by weight (C, width, 1), each channel for itself: (B, L, C).
+- ``selective_scan(...)``, ``ssm_scan(...)``, ``delta_scan(...)``: see ``mlxlm.kernels.recurrent``.
 """
 
 from mlxlm.kernels import plain
 from mlxlm.kernels.choice import CHOICE
-from mlxlm.kernels.recurrent import delta_scan, ssm_scan
+from mlxlm.kernels.recurrent import delta_scan, selective_scan, ssm_scan
 
 __all__ = [
-    "attention", "delta_scan", "gather_mm", "gather_qmm", "geglu", "layer_norm", "linear", "native",
-    "quantized_embedding", "quantized_linear", "quantized_matmul", "rms_norm", "rope", "ssm_scan", "swiglu",
+    "attention", "causal_conv", "delta_scan", "gather_mm", "gather_qmm", "geglu", "layer_norm", "linear", "native",
+    "quantized_embedding", "quantized_linear", "quantized_matmul", "rms_norm", "rope", "selective_scan",
+    "ssm_scan", "swiglu",
 ]
 
 native = CHOICE.module  # None where there is none; what has no plain twin is asked of it by layers.fused
@@ -38,6 +40,7 @@ def _pick(name: str):
 
 
 attention = _pick("attention")
+causal_conv = _pick("causal_conv")
 gather_mm = _pick("gather_mm")
 gather_qmm = _pick("gather_qmm")
 geglu = _pick("geglu")

@@ -27,6 +27,11 @@ def attention(q, k, v, *, scale, mask=None, sinks=None):
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask, sinks=sinks)
 
 
+def causal_conv(x, weight, bias=None):
+    y = mx.conv1d(x, weight, groups=x.shape[-1])
+    return y if bias is None else y + bias
+
+
 def swiglu(gate, up):
     return gate * mx.sigmoid(gate) * up
 

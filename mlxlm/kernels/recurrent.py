@@ -1,6 +1,6 @@
-"""The recurrences of Mamba 2 and the gated delta rule: position by position in our kernels, in chunks in plain ``mx``.
+"""The recurrences of Mamba and the gated delta rule: position by position in our kernels, in chunks in plain ``mx``.
 
-Both read and keep their states in float32. The forms in chunks are those of Dao and Gu (2024), section 6, and of Yang,
+All read and keep their states in float32. The forms in chunks are those of Dao and Gu (2024), section 6, and of Yang,
 Kautz and Hatamizadeh (2024); the native kernels follow the definitions, and take the plain forms' gradients.
 """
 
@@ -13,6 +13,34 @@ import mlx.core as mx
 from mlxlm.kernels.choice import CHOICE
 
 CHUNK = 64  # tokens whose pairwise decays are worked out at once
+DOUBLED = 32  # tokens whose states Mamba 1's plain form holds at once: channels * state numbers each
+
+
+def plain_selective_scan(x, dt, a, b, c, state):
+    x, dt, b, c = (t.astype(mx.float32) for t in (x, dt, b, c))
+    if state is None:
+        state = mx.zeros((x.shape[0], *a.shape), mx.float32)
+    outs = []
+    for start in range(0, x.shape[1], DOUBLED):
+        xs, dts, bs, cs = (t[:, start : start + DOUBLED] for t in (x, dt, b, c))
+        decay = mx.exp(dts[..., None] * a)  # (B, l, channels, n)
+        states = (dts * xs)[..., None] * bs[:, :, None]
+        decay, states = _doubled(decay, states)
+        states = states + decay * state[:, None]
+        state = states[:, -1]
+        outs.append((states @ cs[..., None]).squeeze(-1))
+    return (outs[0] if len(outs) == 1 else mx.concatenate(outs, axis=1)), state
+
+
+def _doubled(decay: mx.array, states: mx.array) -> tuple[mx.array, mx.array]:
+    """Each token's decay and state since the start of the chunk: spans of 1, 2, 4 … tokens joined to those before."""
+    span = 1
+    while span < decay.shape[1]:
+        joined = states[:, span:] + decay[:, span:] * states[:, :-span]
+        states = mx.concatenate([states[:, :span], joined], axis=1)
+        decay = mx.concatenate([decay[:, :span], decay[:, span:] * decay[:, :-span]], axis=1)
+        span *= 2
+    return decay, states
 
 
 def plain_ssm_scan(x, dt, a, b, c, state):
@@ -104,8 +132,22 @@ def _differentiable(native, plain) -> Callable[..., tuple[mx.array, mx.array]]:
 
 
 if CHOICE.module is not None:
+    _native_selective = _differentiable(CHOICE.module.selective_scan, plain_selective_scan)
     _native_ssm = _differentiable(CHOICE.module.ssm_scan, plain_ssm_scan)
     _native_delta = _differentiable(CHOICE.module.delta_scan, plain_delta_scan)
+
+
+def selective_scan(x, dt, a, b, c, state) -> tuple[mx.array, mx.array]:
+    """Mamba 1's recurrence h = exp(dt·a)·h + dt·x·b, y = h·c for every channel, in float32.
+
+    x and dt (B, L, channels), a (channels, n), b and c (B, L, n), state (B, channels, n) or None. Returns y like x, and
+    the last state.
+    """
+    if CHOICE.module is None or mx.default_device() != mx.Device(mx.cpu, 0):
+        return plain_selective_scan(x, dt, a, b, c, state)
+    if state is None:
+        state = mx.zeros((x.shape[0], *a.shape), mx.float32)
+    return _native_selective(x, dt, a, b, c, state)
 
 
 def ssm_scan(x, dt, a, b, c, state) -> tuple[mx.array, mx.array]:

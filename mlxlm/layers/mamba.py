@@ -36,7 +36,7 @@ def causal_conv(conv: nn.Conv1d, x: mx.array, cache: RecurrentCache, slot: int, 
         past = mx.zeros((x.shape[0], keep, x.shape[2]), x.dtype)
     seen = mx.concatenate([past, x], axis=1)
     cache[slot] = seen[:, seen.shape[1] - keep :]
-    return conv(seen)
+    return ops.causal_conv(seen, conv.weight, conv.get("bias"))
 
 
 class Mamba2(nn.Module):

@@ -1,4 +1,4 @@
-"""The first Mamba mixer (Gu and Dao 2023): a decay for every channel and state, scanned by doubling, chunk by chunk."""
+"""The first Mamba mixer (Gu and Dao 2023): a decay for every channel and state."""
 
 from collections.abc import Callable
 
@@ -6,42 +6,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..cache import RecurrentCache
+from ..kernels import ops
 from .mamba import causal_conv
 from .mlp import swiglu
-
-CHUNK = 32  # tokens whose states are held at once: inner * state numbers each
-
-
-def selective_scan(x, dt, a, b, c, state):
-    """The recurrence h = exp(dt·a)·h + dt·x·b, y = h·c for every channel, in float32.
-
-    x and dt (B, L, inner), a (inner, n), b and c (B, L, n), state (B, inner, n) or None. Returns y like x, and the
-    last state.
-    """
-    x, dt, b, c = (t.astype(mx.float32) for t in (x, dt, b, c))
-    if state is None:
-        state = mx.zeros((x.shape[0], *a.shape), mx.float32)
-    outs = []
-    for start in range(0, x.shape[1], CHUNK):
-        xs, dts, bs, cs = (t[:, start : start + CHUNK] for t in (x, dt, b, c))
-        decay = mx.exp(dts[..., None] * a)  # (B, l, inner, n)
-        states = (dts * xs)[..., None] * bs[:, :, None]
-        decay, states = _doubled(decay, states)
-        states = states + decay * state[:, None]
-        state = states[:, -1]
-        outs.append((states @ cs[..., None]).squeeze(-1))
-    return (outs[0] if len(outs) == 1 else mx.concatenate(outs, axis=1)), state
-
-
-def _doubled(decay: mx.array, states: mx.array) -> tuple[mx.array, mx.array]:
-    """Each token's decay and state since the start of the chunk: spans of 1, 2, 4 … tokens joined to those before."""
-    span = 1
-    while span < decay.shape[1]:
-        joined = states[:, span:] + decay[:, span:] * states[:, :-span]
-        states = mx.concatenate([states[:, :span], joined], axis=1)
-        decay = mx.concatenate([decay[:, :span], decay[:, span:] * decay[:, :-span]], axis=1)
-        span *= 2
-    return decay, states
 
 
 class Mamba(nn.Module):
@@ -85,7 +52,7 @@ class Mamba(nn.Module):
         dt = nn.softplus(self.dt_proj(dt).astype(mx.float32))
         if valid is not None:
             dt = mx.where(valid[..., None], dt, 0.0)  # no step in time: padding leaves the state as it is
-        y, cache[1] = selective_scan(xs, dt, -mx.exp(self.A_log.astype(mx.float32)), b, c, cache[1])
+        y, cache[1] = ops.selective_scan(xs, dt, -mx.exp(self.A_log.astype(mx.float32)), b, c, cache[1])
         cache.advance(x.shape[1])
         y = (y + self.D.astype(mx.float32) * xs.astype(mx.float32)).astype(x.dtype)
         return self.out_proj(self._gated(gate, y))

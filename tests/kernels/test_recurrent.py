@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_reference import DTYPES, check, numbers, random
 
-from mlxlm.kernels import recurrent
+from mlxlm.kernels import ops, plain, recurrent
 
 WAYS = {
-    "native": (recurrent.ssm_scan, recurrent.delta_scan),
-    "plain": (recurrent.plain_ssm_scan, recurrent.plain_delta_scan),
+    "native": (recurrent.ssm_scan, recurrent.delta_scan, recurrent.selective_scan),
+    "plain": (recurrent.plain_ssm_scan, recurrent.plain_delta_scan, recurrent.plain_selective_scan),
 }
 
 
@@ -22,6 +22,14 @@ def ssm(x, dt, a, b, c, state):
     for t in range(x.shape[1]):
         h = np.exp(dt[:, t] * a)[..., None, None] * h + (dt[:, t, :, None] * x[:, t])[..., None] * b[:, t, :, None]
         ys.append((h * c[:, t, :, None]).sum(-1))
+    return np.stack(ys, 1), h
+
+
+def selective(x, dt, a, b, c, state):
+    h, ys = state.copy(), []
+    for t in range(x.shape[1]):
+        h = np.exp(dt[:, t, :, None] * a) * h + (dt[:, t] * x[:, t])[..., None] * b[:, t, None]
+        ys.append((h * c[:, t, None]).sum(-1))
     return np.stack(ys, 1), h
 
 
@@ -46,6 +54,12 @@ def delta_inputs(rng, B, L, H, K, V, dtype=mx.float32):
     k = k / mx.sqrt((k * k).sum(-1, keepdims=True))
     g, beta = (mx.array(rng.uniform(*r, (B, L, H)).astype(np.float32)) for r in ((-1, 0), (0, 1)))
     return q.astype(dtype), k.astype(dtype), random(rng, (B, L, H, V), dtype), g, beta, random(rng, (B, H, K, V))
+
+
+def selective_inputs(rng, B, L, C, N, dtype=mx.float32):
+    x, b, c = (random(rng, s, dtype) for s in ((B, L, C), (B, L, N), (B, L, N)))
+    dt = mx.array(rng.uniform(0, 0.5, (B, L, C)).astype(np.float32))
+    return x, dt, mx.array(-rng.uniform(0.1, 9, (C, N)).astype(np.float32)), b, c, random(rng, (B, C, N))
 
 
 def compare(got, inputs, definition, fresh):
@@ -102,3 +116,45 @@ def test_gradients_are_the_plain_ones(kind):
     got, want = (mx.grad(loss(WAYS[way][kind]), argnums=everything)(*inputs) for way in WAYS)
     for a, b in zip(got, want, strict=True):
         check(a, numbers(b), abs(numbers(b)).max() + 1e-6, terms=1e-4)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@given(
+    B=st.integers(1, 2), L=st.sampled_from((1, 2, 7, 33)), C=st.integers(1, 90), N=st.integers(1, 20),
+    dtype=st.sampled_from(list(DTYPES.values())), fresh=st.booleans(),
+)
+def test_selective_scan(way, B, L, C, N, dtype, fresh):
+    rng = np.random.default_rng(L * 7 + C)
+    inputs = selective_inputs(rng, B, L, C, N, dtype)
+    compare(WAYS[way][2](*inputs[:-1], None if fresh else inputs[-1]), inputs, selective, fresh)
+
+
+@given(
+    B=st.integers(1, 3), L=st.integers(1, 40), C=st.integers(1, 70), width=st.integers(1, 5), biased=st.booleans(),
+    dtype=st.sampled_from(list(DTYPES.values())), sliced=st.booleans(),
+)
+def test_causal_conv(B, L, C, width, biased, dtype, sliced):
+    rng = np.random.default_rng(L * 7 + C)
+    x = random(rng, (B, L + width - 1, 2 * C if sliced else C), dtype)[..., :C]
+    weight = random(rng, (C, width, 1), dtype)
+    bias = random(rng, (C,), dtype) if biased else None
+    y = ops.causal_conv(x, weight, bias)
+    xs, w = numbers(x), numbers(weight)[..., 0].T
+    want = sum(xs[:, k : k + L] * w[k] for k in range(width)) + (0 if bias is None else numbers(bias))
+    check(y, want, 10, dtype)
+
+
+def test_long_convolutions_are_shared_out():
+    rng = np.random.default_rng(0)
+    x, weight = random(rng, (2, 203, 300)), random(rng, (300, 4, 1))
+    want = sum(numbers(x)[:, k : k + 200] * numbers(weight)[..., 0].T[k] for k in range(4))
+    check(ops.causal_conv(x, weight, None), want, 10)
+
+
+def test_gradients_of_a_convolution():
+    rng = np.random.default_rng(0)
+    x, weight, bias = random(rng, (1, 9, 5)), random(rng, (5, 3, 1)), random(rng, (5,))
+    got, want = (mx.grad(lambda *a, f=f: f(*a).square().sum(), argnums=(0, 1, 2))(x, weight, bias)
+                 for f in (ops.causal_conv, plain.causal_conv))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(numbers(a), numbers(b), rtol=1e-4, atol=1e-4)

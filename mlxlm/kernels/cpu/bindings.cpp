@@ -106,6 +106,8 @@ NB_MODULE(_cpu, m) {
         "bits"_a = nb::none(), "mode"_a = "affine", "global_scale"_a = nb::none(), "sorted_indices"_a = false);
   m.def("gather_mm", &op_gather_mm, "x"_a, "w"_a, nb::kw_only(), "lhs_indices"_a = nb::none(),
         "rhs_indices"_a = nb::none(), "sorted_indices"_a = false);
+  m.def("causal_conv", &op_causal_conv, "x"_a, "weight"_a, "bias"_a = nb::none());
+  m.def("selective_scan", &op_selective_scan, "x"_a, "dt"_a, "a"_a, "b"_a, "c"_a, "state"_a = nb::none());
   m.def("ssm_scan", &op_ssm_scan, "x"_a, "dt"_a, "a"_a, "b"_a, "c"_a, "state"_a = nb::none());
   m.def("delta_scan", &op_delta_scan, "q"_a, "k"_a, "v"_a, "g"_a, "beta"_a, "state"_a = nb::none());
 }

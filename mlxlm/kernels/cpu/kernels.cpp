@@ -26,9 +26,9 @@ constexpr const char* name = "avx2";
 constexpr const char* name = "scalar";
 #endif
 
-constexpr Table table = {name,  quantized_matmul, few_rows, dense_matmul, quantized_rows, rms_norm,    layer_norm,
-                         gated, squared_relu,     add,      rope,         attention,      state_space, delta_rule,
-                         to_f32};
+constexpr Table table = {name,      quantized_matmul, few_rows,   dense_matmul, quantized_rows, rms_norm,
+                         layer_norm, gated,           squared_relu, add,        rope,           attention,
+                         causal_conv, selective_scan, state_space, delta_rule,  to_f32};
 
 }  // namespace
 

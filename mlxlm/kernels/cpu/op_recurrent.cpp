@@ -1,5 +1,5 @@
-// Mamba 2's scan and the gated delta rule as MLX operations. They have no gradient: mlxlm.kernels.recurrent adds the
-// plain twin's.
+// Short convolutions, and the scans of Mamba 1 and 2 and of the gated delta rule as MLX operations. The scans have no
+// gradient: mlxlm.kernels.recurrent adds the plain twin's.
 #include "ops.h"
 #include "primitive.h"
 
@@ -49,7 +49,60 @@ void expect(bool fits, const char* what) {
   if (!fits) throw std::invalid_argument(what);
 }
 
+class CausalConv : public Kernel {
+ public:
+  explicit CausalConv(mx::Stream s) : Kernel(s) {}
+  const char* name() const override { return "mlxlm.CausalConv"; }
+
+  mx::array plain(const std::vector<mx::array>& in) const override {
+    auto y = mx::conv1d(in[0], in[1], 1, 0, 1, in[0].shape(2));
+    return in.size() > 2 ? mx::add(y, in[2]) : y;
+  }
+
+  void eval_cpu(const std::vector<mx::array>& in, mx::array& out) override {
+    allocate(out);
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    const int width = in[1].shape(1), C = in[0].shape(2);
+    const Vector weight(in[1], encoder), bias = in.size() > 2 ? Vector(in[2], encoder) : Vector();
+    encoder.dispatch([=, x = row_major(in[0], encoder), to = out.data<void>(), type = kernel_type(out.dtype()),
+                      B = out.shape(0), L = out.shape(1)] {
+      float* turned = (float*)scratch(kInput, sizeof(float) * (2 * weight.size + bias.size));
+      const float *own = weight.read(turned + weight.size), *b = bias.read(turned + 2 * weight.size);
+      for (int c = 0; c < C; c++)
+        for (int k = 0; k < width; k++) turned[k * C + c] = own[c * width + k];
+      kernels().causal_conv({type, x, to, turned, b, B, L, C, width});
+    });
+  }
+};
+
 }  // namespace
+
+mx::array op_causal_conv(const mx::array& x, const mx::array& weight, const MaybeArray& bias) {
+  const bool fits = on_cpu() && x.ndim() == 3 && weight.ndim() == 3 && weight.shape(2) == 1 &&
+                    weight.shape(0) == x.shape(2) && x.size() > 0 && weight.shape(1) > 0 &&
+                    x.shape(1) >= weight.shape(1) && is_kernel_float(x.dtype()) && weight.dtype() == x.dtype() &&
+                    (!bias || (bias->dtype() == x.dtype() && bias->shape() == mx::Shape({x.shape(2)})));
+  std::vector<mx::array> inputs{x, weight};
+  if (bias) inputs.push_back(*bias);
+  auto kernel = std::make_shared<CausalConv>(cpu_stream());
+  if (!fits) return kernel->plain(inputs);
+  const mx::Shape shape{x.shape(0), x.shape(1) - weight.shape(1) + 1, x.shape(2)};
+  return mx::array(shape, x.dtype(), std::move(kernel), std::move(inputs));
+}
+
+std::pair<mx::array, mx::array> op_selective_scan(const mx::array& x, const mx::array& dt, const mx::array& a,
+                                                  const mx::array& b, const mx::array& c, const MaybeArray& state) {
+  expect(x.ndim() == 3 && a.ndim() == 2, "selective_scan takes x (B, L, C) and a (C, N)");
+  const int B = x.shape(0), L = x.shape(1), C = x.shape(2), N = a.shape(1);
+  const mx::array first = state ? *state : mx::zeros({B, C, N}, mx::float32);
+  expect(dt.shape() == x.shape() && a.shape(0) == C && b.shape() == mx::Shape({B, L, N}) && c.shape() == b.shape() &&
+             first.shape() == mx::Shape({B, C, N}),
+         "selective_scan: the arrays' shapes don't belong together");
+  const Run run = [](const std::vector<const float*>& in, float* y, float* last, const std::vector<int>& n) {
+    kernels().selective_scan({in[0], in[1], in[2], in[3], in[4], in[5], y, last, n[0], n[1], n[2], n[3]});
+  };
+  return recur("mlxlm.SelectiveScan", run, {B, L, C, N}, {x, dt, a, b, c, first}, x.shape());
+}
 
 std::pair<mx::array, mx::array> op_ssm_scan(const mx::array& x, const mx::array& dt, const mx::array& a,
                                             const mx::array& b, const mx::array& c, const MaybeArray& state) {

@@ -36,9 +36,14 @@ mx::array op_rope(const mx::array& x, int dims, bool traditional, std::optional<
 mx::array op_attention(const mx::array& q, const mx::array& k, const mx::array& v, float scale,
                        const std::variant<std::monostate, std::string, mx::array>& mask, const MaybeArray& sinks);
 
+// x (B, L + width - 1, C) by weight (C, width, 1), each channel for itself: (B, L, C).
+mx::array op_causal_conv(const mx::array& x, const mx::array& weight, const MaybeArray& bias);
+
 // Each gives y and the state after the last position.
 std::pair<mx::array, mx::array> op_ssm_scan(const mx::array& x, const mx::array& dt, const mx::array& a,
                                             const mx::array& b, const mx::array& c, const MaybeArray& state);
+std::pair<mx::array, mx::array> op_selective_scan(const mx::array& x, const mx::array& dt, const mx::array& a,
+                                                  const mx::array& b, const mx::array& c, const MaybeArray& state);
 std::pair<mx::array, mx::array> op_delta_scan(const mx::array& q, const mx::array& k, const mx::array& v,
                                               const mx::array& g, const mx::array& beta, const MaybeArray& state);
 

@@ -28,6 +28,60 @@ inline void state_space_rows(float* state, float decay, float dt, const float* x
   UNROLL for (int r = 0; r < R; r++) y[r] = sum(total[r]);
 }
 
+void causal_conv(const Convolution& v) {
+  by_type(v.type, [&]<class T>(T*) {
+    const int64_t rows = int64_t(v.B) * v.L;
+    const auto some_rows = [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; row++) {
+        const T* x = (const T*)v.x + (row + row / v.L * (v.width - 1)) * v.C;
+        T* out = (T*)v.out + row * v.C;
+        for (int c = 0; c < v.C; c += W) {
+          const int n = lesser(W, v.C - c);
+          V total = v.bias ? load_up_to(v.bias + c, n) : V{};
+          for (int k = 0; k < v.width; k++) {
+            const T* from = x + int64_t(k) * v.C + c;
+            total = fma(n == W ? load(from) : load_n(from, n), load_up_to(v.weight + k * v.C + c, n), total);
+          }
+          if (n == W) store(out + c, total);
+          else store_n(out + c, total, n);
+        }
+      }
+    };
+    if (rows * v.C < 16384) return some_rows(0, rows);
+    const int parts = int(lesser(rows, int64_t(4 * pool_size())));
+    parallel_for(parts, [&](int i) { some_rows(rows * i / parts, rows * (i + 1) / parts); });
+  });
+}
+
+// A task is a few channels, all positions through: their states stay in the first cache.
+void selective_scan(const SelectiveScan& s) {
+  constexpr int CHANNELS = 64;
+  const int parts = (s.C + CHANNELS - 1) / CHANNELS;
+  parallel_for(s.B * parts, [&](int task) {
+    const int batch = task / parts, first = task % parts * CHANNELS, end = lesser(s.C, first + CHANNELS);
+    const size_t from = (size_t(batch) * s.C + first) * s.N;
+    float* state = s.last + from - size_t(first) * s.N;
+    __builtin_memcpy(s.last + from, s.state + from, sizeof(float) * (end - first) * s.N);
+    for (int l = 0; l < s.L; l++) {
+      const size_t at = size_t(batch) * s.L + l;
+      const float *b = s.b + at * s.N, *c = s.c + at * s.N;
+      for (int i = first; i < end; i++) {
+        const float dt = s.dt[at * s.C + i], push = dt * s.x[at * s.C + i];
+        float* h = state + size_t(i) * s.N;
+        const float* a = s.a + size_t(i) * s.N;
+        V total{};
+        for (int n = 0; n < s.N; n += W) {
+          const int left = s.N - n;
+          const V now = fma(vexp(load_up_to(a + n, left) * dt), load_up_to(h + n, left), load_up_to(b + n, left) * push);
+          store_up_to(h + n, now, left);
+          total = fma(now, load_up_to(c + n, left), total);
+        }
+        s.y[at * s.C + i] = sum(total);
+      }
+    }
+  });
+}
+
 void state_space(const StateSpace& s) {
   const size_t size = size_t(s.P) * s.N;
   parallel_for(s.B * s.H, [&](int task) {

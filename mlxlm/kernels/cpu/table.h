@@ -20,6 +20,8 @@ struct Table {
   void (*add)(Dtype, const void* a, const void* b, void* out, int64_t count);
   void (*rope)(const Rope&);
   void (*attention)(const Attention&);
+  void (*causal_conv)(const Convolution&);
+  void (*selective_scan)(const SelectiveScan&);
   void (*state_space)(const StateSpace&);
   void (*delta_rule)(const DeltaRule&);
   void (*to_f32)(Dtype, const void* x, float* out, int64_t count);

@@ -109,6 +109,24 @@ struct Rope {
   const float *cosine, *sine;
 };
 
+// A depthwise convolution of x (B, L + width - 1, C) to out (B, L, C), both contiguous; weight (width, C), bias (C,) or
+// null.
+struct Convolution {
+  Dtype type;
+  const void* x;
+  void* out;
+  const float *weight, *bias;
+  int B, L, C, width;
+};
+
+// h = exp(dt a) h + dt x b, y = h . c for each of C channels: x and dt (B, L, C), a (C, N), b and c (B, L, N), states
+// (B, C, N).
+struct SelectiveScan {
+  const float *x, *dt, *a, *b, *c, *state;
+  float *y, *last;
+  int B, L, C, N;
+};
+
 // h = exp(dt a) h + dt x (x) b, y = h . c: x (B, L, H, P), dt (B, L, H), a (H,), b and c (B, L, G, N), states (B, H, P, N).
 struct StateSpace {
   const float *x, *dt, *a, *b, *c, *state;
