@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -36,6 +38,7 @@ class Info:
 
     ``active_parameters`` are those that one token passes through. ``file_bytes`` are the tensors on disk,
     ``weight_bytes`` and ``cache_bytes`` what they take in memory, the latter at ``context`` tokens.
+    ``conventions`` are (what, its value, where that comes from): what ends an answer, and how it is read.
     ``downloaded`` is False where only the small files of a repository were fetched, and the counts rest on them.
     ``problems`` say why something is missing, or why the model won't load.
     """
@@ -59,6 +62,8 @@ class Info:
     memory_there: int | None = None
     device: str = ""
     tokenizer: dict[str, Any] | None = None
+    conventions: tuple[tuple[str, str, str], ...] = ()
+    license: str | None = None
     kernels: str = ""
     problems: tuple[str, ...] = field(default=())
 
@@ -100,7 +105,8 @@ def describe(source: str | Path | ModelConfiguration, *, context: int | None = N
     facts["max_context"] = _max_context(checkpoint.config)
     facts["context"] = context or min(DEFAULT_CONTEXT, facts["max_context"] or DEFAULT_CONTEXT)
     facts |= _try(problems, lambda: _built(checkpoint, tensors, facts["context"])) or {}
-    facts["tokenizer"] = _try(problems, lambda: _tokenizer(checkpoint, configuration))
+    facts |= _try(problems, lambda: _processor(checkpoint, configuration)) or {}
+    facts["license"] = _license(checkpoint)
     return Info(**facts, kernels=_kernels(), problems=tuple(problems))
 
 
@@ -253,15 +259,71 @@ def _max_context(raw: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _tokenizer(checkpoint: Checkpoint, configuration: ModelConfiguration) -> dict[str, Any]:
-    """What the tokenizer and the merged configuration say about size, template and endings."""
+def _processor(checkpoint: Checkpoint, configuration: ModelConfiguration) -> dict[str, Any]:
+    """What the tokenizer and the merged configuration say about size, template and endings, and the conventions."""
     from .processor import load_processor
 
     tokenizer, merged = load_processor(checkpoint, configuration)
     ends = sorted(tokenizer.eos_token_ids)
-    return {"vocabulary": tokenizer.vocab_size, "chat_template": tokenizer.has_chat_template,
-            "eos_token_ids": ends, "eos_tokens": [str(tokenizer.convert_ids_to_tokens(i)) for i in ends],
-            "stop_strings": sorted(merged.effective_stop_strings or ())}
+    facts = {"vocabulary": tokenizer.vocab_size, "chat_template": tokenizer.has_chat_template, "eos_token_ids": ends,
+             "eos_tokens": [str(tokenizer.convert_ids_to_tokens(i)) for i in ends],
+             "stop_strings": sorted(merged.effective_stop_strings or ())}
+    return {"tokenizer": facts, "conventions": (*_ways(checkpoint, tokenizer), *_endings(
+        checkpoint, configuration, tokenizer, facts["stop_strings"]))}
+
+
+def _ways(checkpoint: Checkpoint, tokenizer: Any) -> list[tuple[str, str, str]]:
+    """How the model talks: its chat template, tool calls and reasoning."""
+    from .generate.conventions import conventions_of
+
+    if not tokenizer.has_chat_template:
+        return []
+    found = conventions_of(SimpleNamespace(config=checkpoint.config), tokenizer)
+    rows = [("chat template", name, Path(file).name) for name, file in tokenizer.template_sources.items()]
+    rows.append(("tool calls", found.format, found.format_from))
+    marks = f"{found.protocol.start!r} to {found.protocol.end!r}" if found.protocol is not None else "none"
+    return [*rows, ("reasoning", marks, found.protocol_from)]
+
+
+def _endings(checkpoint: Checkpoint, configuration: ModelConfiguration, tokenizer: Any,
+             stops: list[str]) -> list[tuple[str, str, str]]:
+    """What ends an answer, and who says so."""
+    from .configuration import merge_generation_config
+
+    bare = ModelConfiguration(id="none")
+    config = merge_generation_config(bare, checkpoint.config).eos_token_ids
+    files = merge_generation_config(bare, checkpoint.config, checkpoint.generation_config)
+    generation = checkpoint.generation_config or {}
+    said = "generation_config.json" if generation.get("eos_token_id") is not None else \
+        "config.json" if checkpoint.path.is_dir() else "the GGUF's metadata"
+    extra = {tokenizer.token_to_id(token) for token in configuration.extra_eos_tokens}
+    origins = {said: files.eos_token_ids if said.startswith("g") else config, "the tokenizer": {tokenizer.eos_token_id},
+               "the configuration": configuration.eos_token_ids | extra}
+    rows = [("ends at", repr(str(tokenizer.convert_ids_to_tokens(token))),
+             ", ".join(name for name, ids in origins.items() if token in ids) or "the tokenizer")
+            for token in sorted(tokenizer.eos_token_ids)]
+    own = configuration.effective_stop_strings
+    return rows + [("stops at", repr(stop), "the configuration" if stop in own else "generation_config.json")
+                   for stop in stops]
+
+
+def _license(checkpoint: Checkpoint) -> str | None:
+    """What README.md's head or a GGUF's metadata says, else the name of a file that looks like a license."""
+    metadata = getattr(checkpoint, "metadata", None)
+    if metadata is not None:
+        return next((metadata[key] for key in ("general.license", "general.license.name")
+                     if isinstance(metadata.get(key), str)), None)
+    try:
+        head = re.match(r"---\s*\n(.*?)\n---", (checkpoint.path / "README.md").read_text("utf-8", "replace"), re.DOTALL)
+        said = dict(re.findall(r"^(license\w*):\s*(\S.*?)\s*$", head[1] if head else "", re.MULTILINE))
+    except OSError:
+        said = {}
+    name = said.get("license_name", "other") if said.get("license", "other") == "other" else said["license"]
+    if name != "other":
+        return name.strip("'\"")
+    names = (file.name for file in checkpoint.path.iterdir())
+    files = sorted(name for name in names if name.lower().startswith(("licen", "copying")))
+    return f"see {files[0]}" if files else None
 
 
 def _kernels() -> str:

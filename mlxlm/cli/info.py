@@ -40,6 +40,9 @@ def command(model: str, context: int | None, revision: str | None, as_json: bool
     for label, text in lines(info).items():
         if text:
             click.echo(f"  {label:<13} {text}")
+    width = max((len(value) for _, value, _ in info.conventions), default=0)
+    for what, value, origin in info.conventions:
+        click.echo(f"  {what:<13} {value:<{width}}  {click.style(f'from {origin}', dim=True)}")
     for problem in info.problems:
         click.echo(f"{click.style('problem:', fg='yellow')} {problem}")
 
@@ -54,6 +57,7 @@ def lines(info: Info) -> dict[str, str | None]:
         "cache": _cache(info),
         "memory": _memory(info),
         "tokenizer": _tokenizer(info),
+        "license": info.license,
         "kernels": info.kernels,
         "files": info.path if info.path != info.source else None,
     }
@@ -101,8 +105,7 @@ def _tokenizer(info: Info) -> str | None:
     if facts is None:
         return None
     template = "chat template" if facts["chat_template"] else "no chat template"
-    stops = f", stops at {' '.join(map(repr, facts['stop_strings']))}" if facts["stop_strings"] else ""
-    return f"{facts['vocabulary']:,} tokens, {template}, ends at {' '.join(facts['eos_tokens']) or 'nothing'}{stops}"
+    return f"{facts['vocabulary']:,} tokens, {template}"
 
 
 def _count(number: int) -> str:

@@ -10,8 +10,8 @@ from ..errors import GenerationError
 from ..text.adapt import knows_tools
 from ..text.messages import REASONING
 from ..tools import Piece as Event
-from ..tools import ReasoningProtocol, RejectedCall, ToolCall, ToolStream, declared_format, infer_format
-from ..tools.choose import infer_reasoning, template_text
+from ..tools import ReasoningProtocol, RejectedCall, ToolCall, ToolStream, declared_format
+from ..tools.choose import chosen_format, chosen_reasoning, template_text
 from ..tools.formats import find
 from ..tools.tokens import mark
 
@@ -21,11 +21,16 @@ SWITCHES = ("enable_thinking", "thinking")
 
 @dataclass(frozen=True)
 class Conventions:
-    """The wire format of tool calls, the reasoning protocol (None: the model has none), and the template's text."""
+    """The wire format of tool calls, the reasoning protocol (None: the model has none), and the template's text.
+
+    ``format_from`` and ``protocol_from`` say what the two were chosen by.
+    """
 
     format: str
     protocol: ReasoningProtocol | None
     template: str = ""
+    format_from: str = ""
+    protocol_from: str = ""
 
     def template_switch(self, enabled: bool) -> dict[str, bool]:
         """The template's variables that turn reasoning on or off. Raises GenerationError if it can't be turned so."""
@@ -58,12 +63,12 @@ def conventions_of(model: Any, tokenizer: Any, configuration: Any = None) -> Con
         shown, declared = None, None  # the tools are described in the general form then, which is the table's default
     else:
         shown = template
-    return Conventions(
-        infer_format(shown, getattr(tokenizer, "tool_parser_type", None), declared,
-                     getattr(configuration, "tool_call_format", None)),
-        infer_reasoning(template, model_type=config.get("model_type"), id=getattr(configuration, "name", None),
-                        configured=None if reasoning is None else ReasoningProtocol.of(reasoning)),
-        text)
+    form, form_from = chosen_format(shown, getattr(tokenizer, "tool_parser_type", None), declared,
+                                    getattr(configuration, "tool_call_format", None))
+    protocol, protocol_from = chosen_reasoning(
+        template, model_type=config.get("model_type"), id=getattr(configuration, "name", None),
+        configured=None if reasoning is None else ReasoningProtocol.of(reasoning))
+    return Conventions(form, protocol, text, form_from, protocol_from)
 
 
 def _config(model: Any) -> dict[str, Any]:

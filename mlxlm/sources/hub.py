@@ -20,6 +20,7 @@ from .disk import explain
 from .local import SHARD, choose_gguf
 
 SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+ABOUT = ("README.md",)  # comes with a download, and isn't missed where it is not there
 PATIENCE = 5.0  # seconds for the hub's first answer
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _ID = re.compile(rf"(?P<repo>{_PART}(?:/{_PART})?)(?::(?P<pick>[^:/\s][^:\s]*))?")
@@ -69,7 +70,7 @@ def fetch(name: str, revision: str, progress: bool = True, tokenizer_only: bool 
     missing = [file for file in chosen if not (snapshot / file).exists()]
     if missing:
         _check_space(repo, sum(sizes[file] for file in missing))
-        _download(repo, revision, chosen, progress)
+        _download(repo, revision, [*chosen, *(file for file in ABOUT if file in sizes)], progress)
     return _entry(snapshot, chosen)
 
 

@@ -235,6 +235,11 @@ class Tokenizer:
         """Makes this the chat template; ``where`` is the file that errors name."""
         self.chat_template, self._template_files = template, {"default": where}
 
+    @property
+    def template_sources(self) -> dict[str, str]:
+        """The file that each chat template is from, by the template's name."""
+        return dict(self._template_files)
+
     def get_chat_template(self, chat_template: str | None = None, tools: Sequence[Any] | None = None) -> str:
         """The template to use: the one given (its text, or a name), else "tool_use" with tools, else "default"."""
         own = self.chat_template

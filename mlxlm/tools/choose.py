@@ -26,13 +26,22 @@ def infer_format(template: Any = None, tool_parser_type: str | None = None, decl
     (a text, or several by name). ``declared`` is what the model_type stands for; where it reads all that the
     checkpoint's format is, it stays. UsageError for a configured format that there isn't.
     """
+    return chosen_format(template, tool_parser_type, declared, configured)[0]
+
+
+def chosen_format(template: Any = None, tool_parser_type: str | None = None, declared: str | None = None,
+                  configured: str | None = None) -> tuple[str, str]:
+    """(the format as `infer_format` chooses it, what it was chosen by)."""
     if configured is not None:
-        return find(configured).name
-    shown = _table()["parser_types"].get(tool_parser_type) or _by_markers(template_text(template))
+        return find(configured).name, "the configuration"
+    by_type = _table()["parser_types"].get(tool_parser_type)
+    shown = by_type or _by_markers(template_text(template))
     absorbed = _table()["absorbs"].get(declared, ())
     if declared is not None and (shown is None or absorbed == "all" or shown in absorbed):
-        return declared
-    return shown or _table()["default"]
+        return declared, "the model_type"
+    if shown is None:
+        return _table()["default"], "the default"
+    return shown, "tool_parser_type" if by_type else "the chat template's markers"
 
 
 def template_text(template: Any) -> str:
@@ -77,10 +86,17 @@ def reasoning_protocol(name: str) -> ReasoningProtocol:
 def infer_reasoning(template: Any = None, *, model_type: str | None = None, id: str | None = None,
                     configured: ReasoningProtocol | None = None) -> ReasoningProtocol | None:
     """How the checkpoint marks reasoning: as configured, by its id, by its model_type, by its template; or None."""
+    return chosen_reasoning(template, model_type=model_type, id=id, configured=configured)[0]
+
+
+def chosen_reasoning(template: Any = None, *, model_type: str | None = None, id: str | None = None,
+                     configured: ReasoningProtocol | None = None) -> tuple[ReasoningProtocol | None, str]:
+    """(the protocol as `infer_reasoning` chooses it, what it was chosen by)."""
     if configured is not None:
-        return configured
-    text = template_text(template)
-    names = [row["protocol"] for row in _table()["ids"] if any(part in (id or "").lower() for part in row["contains"])]
-    names += filter(None, [_table()["reasoning"].get(model_type)])
-    names += [row["protocol"] for row in _table()["template_reasoning"] if all(part in text for part in row["all"])]
-    return reasoning_protocol(names[0]) if names else None
+        return configured, "the configuration"
+    table, text, name = _table(), template_text(template), (id or "").lower()
+    found = [(row["protocol"], "the model's name") for row in table["ids"] if any(p in name for p in row["contains"])]
+    found += [(table["reasoning"][model_type], "the model_type")] if table["reasoning"].get(model_type) else []
+    found += [(row["protocol"], "the chat template's markers") for row in table["template_reasoning"]
+              if all(part in text for part in row["all"])]
+    return (reasoning_protocol(found[0][0]), found[0][1]) if found else (None, "the default")

@@ -13,7 +13,7 @@ import pytest
 import mlxlm as package
 
 pytest.importorskip("pexpect")
-from terminal import Chat  # noqa: E402
+from terminal import Chat
 
 TINY = ["--logit-bias", "2=-inf"]
 """The tiny model never ends an answer by itself, so that its length is known."""

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from mlx.utils import tree_flatten
 
-from mlxlm import load_model
+from mlxlm import ModelConfiguration, load_model
 from mlxlm.info import describe
 
 
@@ -103,6 +103,37 @@ def test_json_says_the_same(mlxlm, model):
     info = describe(model, context=100)
     assert facts["memory_needed"] == info.memory_needed and facts["fits"] is True
     assert facts["tokenizer"]["eos_tokens"] == ["<|im_end|>"] and facts["tokenizer"]["vocabulary"] == 259
+
+
+def test_every_convention_says_where_it_comes_from(mlxlm, tmp_path):
+    template = tiny.TEMPLATE + "{# <tool_call> {{ tool_call.name }} <think> </think> {{ tools }} enable_thinking #}"
+    folder = tiny.checkpoint(tmp_path / "m", chat_template=template)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [0, 2], "stop_strings": ["STOP"]}')
+    info = describe(folder)
+    rows = {(what, value): origin for what, value, origin in info.conventions}
+    assert rows["chat template", "default"] == "tokenizer_config.json"
+    assert rows["tool calls", "json"] == "the chat template's markers"
+    assert rows["reasoning", "'<think>' to '</think>'"] == "the chat template's markers"
+    assert rows["ends at", "'<|endoftext|>'"] == "generation_config.json"
+    assert rows["ends at", "'<|im_end|>'"] == "generation_config.json, the tokenizer"
+    assert rows["stops at", "'STOP'"] == "generation_config.json"
+    own = ModelConfiguration(directory=folder, tool_call_format="glm4", extra_eos_tokens=frozenset({"<|im_start|>"}))
+    rows = {(what, value): origin for what, value, origin in describe(own).conventions}
+    assert rows["tool calls", "glm4"] == rows["ends at", "'<|im_start|>'"] == "the configuration"
+    assert "from generation_config.json" in mlxlm("info", folder).out
+
+
+@pytest.mark.parametrize(("readme", "files", "said"), [
+    ("---\nlicense: apache-2.0\ntags: [x]\n---\n# Model\n", [], "apache-2.0"),
+    ("---\nlicense: other\nlicense_name: gemma\n---\n", [], "gemma"),
+    ("# Model\nlicense: mit\n", ["LICENSE"], "see LICENSE"), (None, [], None)])
+def test_the_license(tmp_path, readme, files, said):
+    folder = tiny.checkpoint(tmp_path / "m")
+    for name in files:
+        (folder / name).write_text("All rights reserved.")
+    if readme is not None:
+        (folder / "README.md").write_text(readme)
+    assert describe(folder).license == said
 
 
 def test_a_model_that_is_not_there(mlxlm, tmp_path):

@@ -16,7 +16,7 @@ def names(folder):
 
 def test_what_a_model_needs_is_fetched_and_nothing_else(server):
     found = locate("owner/model", progress=False)
-    assert names(found) == ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
+    assert names(found) == ["README.md", "chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
     assert (found / "model.safetensors").read_bytes() == FILES["model.safetensors"]
 
 
@@ -76,7 +76,7 @@ def test_one_gguf_is_picked_and_several_are_listed(server):
     for name in ("owner/ggufs:m-Q8_0.gguf", "owner/ggufs/m-Q8_0.gguf", "owner/ggufs:q8_0"):
         found = locate(name, progress=False)
         assert found.name == "m-Q8_0.gguf" and found.read_bytes() == GGUFS["m-Q8_0.gguf"]
-    assert names(found.parent) == ["m-Q8_0.gguf"]
+    assert names(found.parent) == ["README.md", "m-Q8_0.gguf"]
     assert locate("owner/one-gguf", progress=False).name == "x.gguf"
     with pytest.raises(SourceError, match=r"no GGUF file 'm-Q4_1\.gguf'.*Did you mean m-Q4_0\.gguf"):
         locate("owner/ggufs:m-Q4_1.gguf", progress=False)
@@ -94,7 +94,7 @@ def test_a_split_gguf_comes_whole(server):
 
 def test_a_tokenizer_comes_without_weights(server):
     found = locate("owner/model", progress=False, tokenizer_only=True)
-    assert names(found) == ["chat_template.jinja", "config.json", "tokenizer.json"]
+    assert names(found) == ["README.md", "chat_template.jinja", "config.json", "tokenizer.json"]
     assert not hub.is_cached("owner/model", "main")
 
 
