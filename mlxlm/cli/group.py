@@ -29,6 +29,8 @@ COMMANDS = {
     "name": "What each word of a model's name says.",
     "registry": "The model types and presets that are known.",
     "convert": "A checkpoint of any kind to an MLX folder, quantized or not.",
+    "fuse": "Adapters added to a model's weights for good.",
+    "lora": "Train an adapter on a dataset.",
     "bench": "How fast a model is here, and beside other engines.",
     "doctor": "Whether this machine and installation are in order.",
     "verify": "Official models from end to end.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -10,17 +9,10 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from ..errors import MLXLMError
-from ..layers.experts import QuantizedSwitchLinear, SwitchLinear
-from ..layers.latent_attention import MultiLinear, QuantizedMultiLinear
+from ..layers.dequantize import is_quantized as in_groups
+from ..layers.dequantize import plain
 from .fit import fitted
 from .recipes import Recipe, Setting
-
-_PLAIN: dict[type, Callable[[Any], nn.Module]] = {
-    nn.QuantizedLinear: lambda m: nn.Linear(1, 1, bias="bias" in m),
-    nn.QuantizedEmbedding: lambda m: nn.Embedding(1, 1),
-    QuantizedSwitchLinear: lambda m: SwitchLinear(1, 1, 1, "bias" in m),
-    QuantizedMultiLinear: lambda m: MultiLinear(1, 1, 1),
-}
 
 
 def quantize(model: nn.Module, recipe: Recipe) -> dict[str, Setting]:
@@ -52,24 +44,12 @@ def quantize(model: nn.Module, recipe: Recipe) -> dict[str, Setting]:
 
 def dequantize(model: nn.Module, dtype: mx.Dtype | None = None) -> int:
     """Turns every quantized module into its plain kind, with the scales' dtype or ``dtype``; returns how many."""
-    plain = []
-    for path, module in model.named_modules():
-        make = next((make for kind, make in _PLAIN.items() if isinstance(module, kind)), None)
-        if make is not None:
-            plain.append((path, _dequantized(module, make(module), dtype)))
-    if plain:
-        model.update_modules(tree_unflatten(plain))
-    return len(plain)
-
-
-def _dequantized(module: Any, plain: Any, dtype: mx.Dtype | None) -> nn.Module:
-    plain.weight = mx.dequantize(module.weight, scales=module.scales, biases=module.get("biases"),
-                                 group_size=module.group_size, bits=module.bits, mode=module.mode, dtype=dtype)
-    if "bias" in module:
-        plain.bias = module.bias
-    return plain
+    made = [(path, m) for path, module in model.named_modules() if (m := plain(module, dtype)) is not None]
+    if made:
+        model.update_modules(tree_unflatten(made))
+    return len(made)
 
 
 def is_quantized(model: nn.Module) -> bool:
     """Whether any module is stored in groups with scales."""
-    return any("scales" in module and hasattr(module, "bits") for _, module in model.named_modules())
+    return any(in_groups(module) for _, module in model.named_modules())

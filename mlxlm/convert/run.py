@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from .. import __version__
+from ..adapters import attach_all, fuse
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.save import MAX_SHARD_BYTES, parameters, saved_config, saved_weights, shard_name, shards, write_json
 from ..checkpoint.stream import write_safetensors
@@ -55,6 +56,7 @@ def convert(
     recipe: Recipe | None = None,
     dtype: str | None = None,
     dequantized: bool = False,
+    adapters: Mapping[Any, float] | None = None,
     revision: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress = lambda done, total: None,
@@ -64,6 +66,7 @@ def convert(
 
     ``recipe`` quantizes (None keeps the weights as they are stored); ``dtype`` (float32, float16, bfloat16) is that of
     the weights that aren't quantized and of scales; ``dequantized`` makes plain weights of quantized ones.
+    ``adapters`` are folders with the strength of each, fused into the weights first.
     ``progress`` is called with (bytes done, bytes in all). An interrupted conversion goes on when it is asked for
     again with the same arguments. Raises MLXLMError; nothing then stands at ``folder``.
     """
@@ -75,13 +78,17 @@ def convert(
     if recipe is not None and dequantized:
         raise UsageError("a recipe quantizes what `dequantized` makes plain", where="recipe", hint="Give one of them.")
     wanted = None if dtype is None else dtype_of(dtype)
+    if adapters:
+        attach_all(model, adapters)
+        fuse(model, dequantize=dequantized or recipe is not None)
     if dequantized or (recipe is not None and is_quantized(model)):
         dequantize(model, wanted)
     if wanted is not None:
         cast(model, wanted)
     settings = quantize(model, recipe) if recipe is not None else {}
-    plan = {"source": _fingerprint(checkpoint), "recipe": recipe and recipe.as_dict(), "dtype": dtype,
-            "plain": dequantized, "shard": max_shard_bytes, "version": __version__, "config": model_config}
+    plan = {"source": _fingerprint(checkpoint.path), "recipe": recipe and recipe.as_dict(), "dtype": dtype,
+            "plain": dequantized, "shard": max_shard_bytes, "version": __version__, "config": model_config,
+            "adapters": [[_fingerprint(Path(folder).expanduser()), by] for folder, by in (adapters or {}).items()]}
     config = {**checkpoint.config, **(model_config or {})}
     if wanted is not None:
         config = {**config, "dtype": dtype, "torch_dtype": dtype}
@@ -154,8 +161,7 @@ def _check_room(folder: Path, needed: int) -> None:
                           found=f"{free / 1e9:.1f} GB free", expected=f"{(needed + SPARE_ROOM - there) / 1e9:.1f} GB")
 
 
-def _fingerprint(checkpoint: Checkpoint) -> list[Any]:
+def _fingerprint(path: Path) -> list[Any]:
     """What tells one state of the source from another: names, sizes and times of its files."""
-    path = checkpoint.path
     files: Iterable[Path] = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     return [str(path.resolve()), *((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files)]

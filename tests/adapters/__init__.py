@@ -1,0 +1,1 @@
+"""Adapters, against references that know nothing of ours."""
