@@ -61,6 +61,7 @@ class TokenIterator:
     media: the `Inputs` of which the prompt's ids are a part, where it has images or videos.
     constraint: a `Constraint` that every token is held to, applied after the processors.
     reuse: a `Reuse`, which keeps what is read here for later prompts.
+    before: ids that the cache has read already, as far as they are known: processors and drafts look at them too.
     memory_limit: bytes that MLX may hold ("12G"), or "off": a prompt that has no room is refused.
 
     ``tokens`` lists the ids yielded so far. When iteration stops, for whatever reason, the cache holds the
@@ -74,7 +75,8 @@ class TokenIterator:
                  quantized_kv_start: int = 5000, prefill_step_size: int = 512,
                  prompt_progress_callback: Callable[[int, int], Any] | None = None,
                  beyond_context: bool = False, cancel: Callable[[], bool] | None = None, constraint: Any = None,
-                 media: Any = None, reuse: Any = None, memory_limit: int | str | None = None):
+                 media: Any = None, reuse: Any = None, before: Sequence[int] | np.ndarray = (),
+                 memory_limit: int | str | None = None):
         if not callable(model) or not hasattr(model, "make_cache"):
             raise GenerationError("not a model", where="model", found=shown(model),
                                   expected="the first of the two things that mlxlm.load returns")
@@ -88,6 +90,7 @@ class TokenIterator:
         self.cancelled = function("cancel", cancel) or (lambda: False)
         self.constraint, self.media, self.reuse = constraint, media, reuse
         self.prompt = token_ids(prompt, vocab_size(model) if media is None else None, places=media is not None)
+        self.before = np.asarray(before, np.int32)
         self.cache = _make_cache(model, max_kv_size) if cache is None else cache
         self.cached_tokens = offset(self.cache)
         self.policy = CachePolicy(kv_bits, kv_group_size, quantized_kv_start, max_kv_size)
@@ -158,7 +161,7 @@ class TokenIterator:
 
         It ends early where the generation is cancelled.
         """
-        self.history = mx.array(self.prompt[:-1] if self.reuse is None else self.reuse.history(self.prompt[:-1]))
+        self.history = mx.array(np.concatenate([self.before, self.prompt[:-1]]))
         total = len(self.prompt)
         if isinstance(self.cache, State):
             self.cache.expected = self.cached_tokens + total

@@ -24,6 +24,7 @@ class Prompt:
     """Token ids, int32 (length,), the reader of the answer to them, and the processor of its reasoning budget.
 
     ``media`` is what a processor made of images and videos: its `Inputs`; ``frame`` what may be around the answer.
+    ``before`` are ids that came in front and that the cache holds, which penalties and drafts look at too.
     """
 
     ids: np.ndarray
@@ -31,6 +32,7 @@ class Prompt:
     budget: ReasoningBudget | None = None
     media: Any = None
     frame: Frame | None = None
+    before: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
     def keys(self) -> list[int]:
@@ -49,7 +51,8 @@ class Prompt:
     def after(self, count: int) -> "Prompt":
         """The rest behind the first ``count`` ids, which the cache holds, with the media that stand there."""
         media = self.media.after(count) if self.media is not None else None
-        return replace(self, ids=self.ids[count:], media=media)
+        before = np.concatenate([self.before, self.ids[:count]])
+        return replace(self, ids=self.ids[count:], media=media, before=before)
 
 
 def is_messages(prompt) -> bool:

@@ -15,22 +15,18 @@ from .prompt import is_messages
 
 
 class Reuse:
-    """``keys`` are the whole prompt's, of which the cache holds the first ones already, those of the ids ``before``.
+    """``keys`` are the whole prompt's, of which the cache holds the first ``read`` already.
 
     borders: places in the prompt where a turn ends, at which the next one may leave the common way.
     """
 
-    def __init__(self, store: PrefixStore, key: str, keys: Sequence[int], before: np.ndarray,
+    def __init__(self, store: PrefixStore, key: str, keys: Sequence[int], read: int,
                  borders: Iterable[int] = ()):
-        self.store, self.key, self.before = store, key, before
+        self.store, self.key, self.read = store, key, read
         self._keys = list(keys)
         last = len(self._keys) - 1
-        self._borders = {b for b in [*borders, last] if len(before) < b <= last}
+        self._borders = {b for b in [*borders, last] if read < b <= last}
         self._checkpoints: dict[int, Checkpoint] = {}
-
-    def history(self, ids: np.ndarray) -> np.ndarray:
-        """The tokens before ``ids``, which processors ask for too, and these."""
-        return np.concatenate([self.before, ids])
 
     def stopping(self, chunks: Iterable[tuple[int, int]],
                  divides: Callable[[int], bool] = lambda at: True) -> Iterator[tuple[int, int]]:
@@ -38,7 +34,7 @@ class Reuse:
 
         ``divides`` says whether a stretch may end before a token.
         """
-        done, every = len(self.before), self.store.every
+        done, every = self.read, self.store.every
         for start, end in chunks:
             regular = range(-(-(start + done + 1) // every) * every, end + done, every)
             for stop in sorted({*regular, *(b for b in self._borders if start + done < b < end + done)}):
@@ -79,7 +75,7 @@ def begin(model: Any, prompt: Any, parameters: Any, border: int | None = None) -
         size = parameters.max_kv_size
         state = model.make_cache() if size is None else model.make_cache(max_kv_size=size)
     rest = prompt.after(reused) if reused else prompt
-    return rest, state, Reuse(store, key, keys, prompt.ids[:reused], [] if border is None else [border])
+    return rest, state, Reuse(store, key, keys, reused, [] if border is None else [border])
 
 
 def settings_of(parameters: Any) -> str:

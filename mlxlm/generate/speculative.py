@@ -37,9 +37,8 @@ class SpeculativeIterator(TokenIterator):
         super().__init__(prompt, model, **settings)
         if not isinstance(self.cache, State):
             raise GenerationError("tokens can't be taken back in this cache", where="draft", found=shown(self.cache))
-        before = [] if self.reuse is None else self.reuse.before.tolist()
-        self._known = [*before, *self.prompt.tolist()]
-        self._base = len(before) - self.cached_tokens  # of what is known, the cache has read this plus its offset
+        self._known = [*self.before.tolist(), *self.prompt.tolist()]
+        self._base = len(self.before) - self.cached_tokens  # of what is known, the cache has read this plus its offset
         self._checkpoint: Checkpoint | None = None
         if hasattr(drafter, "listening") and self.media is None:
             self.model = drafter.listening(self._base)  # type: ignore[attr-defined]

@@ -129,6 +129,7 @@ class TextStream(Iterator[Piece]):
         if prepared.budget is not None:
             settings["logits_processors"] = [*settings["logits_processors"], prepared.budget]
         self._iterator = make_iterator(prepared.ids, model, processor, parameters, **settings, media=prepared.media,
+                                       before=prepared.before,
                                        constraint=parameters.make_constraint(tokenizer, self._eos, prepared.frame))
         self._times = [0.0, 0.0, 0.0]
         self._pieces = self._generate()
