@@ -6,13 +6,14 @@ from ..errors import ConfigError
 from .gguf_config import FIRST, common, special_tokens
 from .gguf_dense import DENSE
 from .gguf_gemma import OWN
+from .gguf_halves import HALVES
 from .gguf_header import Tensor
 from .gguf_keys import Keys
 from .gguf_names import Reading, To
 from .gguf_recurrent import RECURRENT
 from .gguf_sparse import SPARSE
 
-ARCHITECTURES: dict[str, Reading] = {**FIRST, **DENSE, **SPARSE, **RECURRENT, **OWN}
+ARCHITECTURES: dict[str, Reading] = {**FIRST, **DENSE, **SPARSE, **RECURRENT, **OWN, **HALVES}
 
 
 def reading(metadata: dict[str, Any], where: object) -> Reading:
@@ -49,4 +50,6 @@ ALSO = {
     "mamba": ("falcon_mamba",),
     "olmo2": ("olmo3",), "qwen2": ("acereason",), "gemma3": ("gemma3",), "gemma3n": ("gemma3n",), "gemma4": ("gemma4",),
     "qwen35": ("qwen3_5",), "qwen35moe": ("qwen3_5_moe",), "jamba": ("jamba_3b",), "mistral3": ("mistral3",),
+    "qwen2vl": ("qwen2_vl", "qwen2_5_vl", "qwen2_5_vl_text"), "qwen3vl": ("qwen3_vl",), "qwen3vlmoe": ("qwen3_vl_moe",),
+    "deepseek2-ocr": ("deepseekocr",),
 }  # fmt: skip

@@ -88,13 +88,13 @@ def _smollm3(k: Keys, out: dict[str, Any]) -> None:
     out["no_rope_layer_interval"] = 4
 
 
-def _qwen3(k: Keys, out: dict[str, Any]) -> None:
+def qwen3(k: Keys, out: dict[str, Any]) -> None:
     dense(k, out)
     out["attention_bias"] = k.has("blk.0.attn_q.bias")
 
 
-def _qwen3_moe(k: Keys, out: dict[str, Any]) -> None:
-    _qwen3(k, out)
+def qwen3_moe(k: Keys, out: dict[str, Any]) -> None:
+    qwen3(k, out)
     out |= {"num_experts": k.need("expert_count", int), "num_experts_per_tok": k.need("expert_used_count", int),
             "moe_intermediate_size": k.need("expert_feed_forward_length", int),
             "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
@@ -168,7 +168,7 @@ def _glm4_moe(k: Keys, out: dict[str, Any]) -> None:
     grouped(k, out)
 
 
-def _deepseek2(k: Keys, out: dict[str, Any]) -> None:
+def deepseek2(k: Keys, out: dict[str, Any]) -> None:
     k.need("attention.head_count", int)
     turned = k.need("rope.dimension_count", int)
     key, value = (k.get(f"attention.{x}_length_mla", int) or k.get(f"attention.{x}_length", int) or 0
@@ -272,9 +272,9 @@ def special_tokens(metadata: dict[str, Any]) -> dict[str, int]:
 FIRST: dict[str, Reading] = {
     name: Reading(model_type, TABLES[name], read) for name, model_type, read in (
         ("llama", "llama", _llama), ("smollm3", "smollm3", _smollm3), ("qwen2", "qwen2", dense),
-        ("qwen3", "qwen3", _qwen3), ("qwen3moe", "qwen3_moe", _qwen3_moe), ("gemma2", "gemma2", _gemma2),
+        ("qwen3", "qwen3", qwen3), ("qwen3moe", "qwen3_moe", qwen3_moe), ("gemma2", "gemma2", _gemma2),
         ("gemma3", "gemma3_text", _gemma3), ("glm4moe", "glm4_moe", _glm4_moe),
-        ("deepseek2", "deepseek_v3", _deepseek2), ("nemotron_h", "nemotron_h", _nemotron_h),
+        ("deepseek2", "deepseek_v3", deepseek2), ("nemotron_h", "nemotron_h", _nemotron_h),
         ("nemotron_h_moe", "nemotron_h", _nemotron_h), ("gpt-oss", "gpt_oss", _gpt_oss),
     )
 }

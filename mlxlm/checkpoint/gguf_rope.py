@@ -34,7 +34,7 @@ def _rope_scaling(k: Keys, out: dict[str, Any], dims: int) -> dict[str, Any] | N
         "beta_slow": k.get("rope.scaling.yarn_beta_slow", float),
     }
     k.only("rope.scaling.yarn_ext_factor", float, 1.0)
-    k.taken.add(f"{k.architecture}.rope.scaling.yarn_log_multiplier")  # DeepSeek's; _deepseek2 reads it
+    k.taken.add(f"{k.architecture}.rope.scaling.yarn_log_multiplier")  # DeepSeek's; deepseek2 reads it
     if kind == "yarn":
         return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original,
                 **{name: v for name, v in yarn.items() if v is not None}}
