@@ -157,6 +157,52 @@ class Pace:
             self._rest = min(2**self._misses, self.LONGEST_REST)
 
 
+class Worth:
+    """Whether drafts save time: the seconds that a token takes with them, against those without.
+
+    Passes without a draft are asked for after every few with one, until there is something to compare with; where
+    drafts turn out slower, so many tokens go without them before they are tried again, twice as many each time.
+    """
+
+    TRIAL, WITHOUT, REST, LONGEST_REST, MARGIN = 8, 3, 32, 512, 1.05
+
+    def __init__(self):
+        self._plain: float | None = None
+        self._rest, self._left = self.REST, 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """A trial. Its first pass doesn't count: a draft model reads in it what it hasn't read yet."""
+        self._passes, self._seconds, self._tokens = -1, 0.0, 0
+
+    def drafts(self) -> bool:
+        """Whether the next pass is to have a draft."""
+        return not self._left
+
+    def note(self, seconds: float, tokens: int, drafted: bool) -> None:
+        """What a pass took, its draft included, and how many tokens it gave."""
+        if not drafted:
+            each = seconds / tokens
+            self._plain = each if self._plain is None else 0.75 * self._plain + 0.25 * each
+            self._left = max(self._left - 1, 0)
+        else:
+            self._passes += 1
+            if self._passes:
+                self._seconds, self._tokens = self._seconds + seconds, self._tokens + tokens
+        if self._passes >= self.TRIAL and not self._left:
+            self._judge()
+
+    def _judge(self) -> None:
+        if self._plain is None:
+            self._left = self.WITHOUT
+            return
+        if self._seconds > self.MARGIN * self._plain * self._tokens:
+            self._left, self._rest = self._rest, min(2 * self._rest, self.LONGEST_REST)
+        else:
+            self._rest = self.REST
+        self._begin()
+
+
 Forked = Callable[[], Sampler]
 
 

@@ -7,6 +7,7 @@ trimmed the whole pass is taken back to a checkpoint, and its accepted tokens ar
 """
 
 from collections.abc import Iterator
+from time import perf_counter
 from typing import Any
 
 import mlx.core as mx
@@ -16,7 +17,7 @@ from ..errors import GenerationError
 from .checks import integer, shown
 from .loop import CLEAR_EVERY, TokenIterator, arrays_of
 from .sample import greedy
-from .spec_drafts import Drafter, Pace, fork
+from .spec_drafts import Drafter, Pace, Worth, fork
 
 UNREAD = 16
 """Tokens waiting to be read again beyond which they get a pass of their own."""
@@ -32,6 +33,7 @@ class SpeculativeIterator(TokenIterator):
         if not callable(getattr(drafter, "propose", None)):
             raise GenerationError("not a drafter", where="draft", found=shown(drafter))
         self.pace = Pace(integer("num_draft_tokens", num_draft_tokens, 1))
+        self.worth, self.clock = Worth(), perf_counter
         self.drafter = drafter
         self.proposed = self.accepted = self.passes = 0
         super().__init__(prompt, model, **settings)
@@ -72,6 +74,7 @@ class SpeculativeIterator(TokenIterator):
 
     def _pass(self) -> list[tuple[int, mx.array]]:
         """The next tokens with their logits (vocab,): one, and a draft's as far as it is right."""
+        start = self.clock()
         waiting = self._waiting()
         drafts = self._drafts(len(waiting))
         self._checkpoint = self.cache.checkpoint(len(waiting) + len(drafts))
@@ -82,6 +85,9 @@ class SpeculativeIterator(TokenIterator):
         right = len(found) - 1
         if refused := len(drafts) - right:
             self._take_back(refused)
+        if not self._forced:
+            # Tokens that are read a second time are a cost of the draft that was wrong.
+            self.worth.note(self.clock() - start, len(found), bool(drafts) or len(waiting) > 1)
         return found
 
     def _waiting(self) -> list[int]:
@@ -99,12 +105,16 @@ class SpeculativeIterator(TokenIterator):
             # Packing begins where the plain run's does: on a token that is there to stay.
             room = min(room, self.policy.start - 1 - self.cache.offset - waiting)
         most = int(min(self.pace.most, room))
+        self._forced = False
         if most <= 0:
             return []
         if self.constraint is not None:
             self.constraint.follow(self.tokens)
             if forced := self.constraint.forced()[:most]:
+                self._forced = True
                 return forced
+        if not self.worth.drafts():
+            return []
         most = min(most, self.pace.next())
         drafts = self.drafter.propose(self._known, most, fork(self.sampler))[:most] if most else []
         if self._vocab is not None:

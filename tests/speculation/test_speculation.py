@@ -19,7 +19,7 @@ from mlxlm.generate import stream_generate
 from mlxlm.generate.loop import TokenIterator
 from mlxlm.generate.prefix_store import PrefixStore
 from mlxlm.generate.sample import make_sampler
-from mlxlm.generate.spec_drafts import DraftModel, FirstOf, Pace, PromptLookup, Tape
+from mlxlm.generate.spec_drafts import DraftModel, FirstOf, Pace, PromptLookup, Tape, Worth
 from mlxlm.generate.speculative import SpeculativeIterator
 from mlxlm.load import load
 
@@ -312,6 +312,46 @@ def test_the_pace_follows_what_is_accepted():
     pace.judge(1, 1)
     assert pace.next() == 2
     assert Pace(2).next() == 2
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_drafts_that_take_longer_than_they_save_are_left_out(slow):
+    """By a clock of the test's own: a pass takes 1 second, and the draft of 3 tokens 9 seconds or none."""
+    net, now = model("attention"), [0.0]
+
+    def clock():
+        now[0] += 0.5
+        return now[0]
+
+    class Timed(Guess):
+        def propose(self, tokens, most, sampler):
+            now[0] += 9 if slow else 0
+            return super().propose(tokens, most, sampler)
+
+    expected = plain(net, count=90)
+    drafter = Timed([*PROMPT, *expected[0]], 10**9)
+    it = SpeculativeIterator(PROMPT, net, drafter=drafter, num_draft_tokens=3, max_tokens=90, beyond_context=True)
+    it.clock = clock
+    assert [t for t, _ in it] == expected[0]
+    trial = 1 + Worth.TRIAL
+    if slow:  # 9 passes of 4 tokens, 3 + 32 tokens without, and another trial begins
+        assert trial < len(drafter.lengths) < trial + 8
+    else:
+        assert len(drafter.lengths) == it.passes - Worth.WITHOUT
+
+
+def test_each_rest_is_longer_until_drafts_pay_again():
+    worth, rests = Worth(), []
+    for seconds in (4.0, 4.0, 4.0, 0.5, 4.0):
+        for _ in range(1 + Worth.TRIAL):
+            assert worth.drafts()
+            worth.note(seconds, 1, True)
+        rests.append(0)
+        while not worth.drafts():
+            worth.note(1.0, 1, False)
+            rests[-1] += 1
+    # The first passes without a draft are those of the comparison, and a rest follows at once.
+    assert rests == [Worth.WITHOUT + Worth.REST, 2 * Worth.REST, 4 * Worth.REST, 0, Worth.REST]
 
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 6))
