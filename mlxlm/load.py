@@ -23,7 +23,7 @@ DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 
 def load(  # long: a parameter a line
-    path_or_hf_repo: str | Path | ModelConfiguration,
+    path_or_hf_repo: str | Path | ModelConfiguration | None = None,
     tokenizer_config: dict[str, Any] | None = None,
     model_config: dict[str, Any] | None = None,
     adapter_path: str | Path | Iterable[Any] | Mapping[Any, float] | None = None,
@@ -34,6 +34,7 @@ def load(  # long: a parameter a line
     experts_per_token: int | None = None,
     memory_limit: int | str | None = None,
     draft: Any = None,
+    role: str | None = None,
     **fields: Any,
 ) -> tuple[Any, ...]:
     """A model and its processor, from a hub id, a folder, a .gguf file, ``pypi:NAME``, a preset or a configuration.
@@ -46,15 +47,17 @@ def load(  # long: a parameter a line
     ``fields`` are those of ModelConfiguration (``extra_eos_tokens``, ``stop_strings``, …) or ``dtype``. Returns
     (model, processor), and config.json's content with ``return_config``.
     ``draft`` guesses tokens ahead: a smaller model (whatever can be loaded), "lookup" or "mtp"; the pair is checked.
+    ``role`` names a row of the roles instead of a model: its model, draft and experts, where they aren't given here.
     Raises MLXLMError for whatever is wrong with the source, its files or their content.
     """
     from .draft import attach, check_names
     from .processor import load_processor
     from .sources import configured, locate
 
-    said = None if draft is None else check_names(path_or_hf_repo, draft)
+    source, draft, experts_per_token = _of_role(role, path_or_hf_repo, draft, experts_per_token)
+    said = None if draft is None else check_names(source, draft)
     dtype = fields.pop("dtype", None)
-    configuration = configured(path_or_hf_repo, revision=revision, **fields)
+    configuration = configured(source, revision=revision, **fields)
     path = locate(configuration)
     checkpoint = open_checkpoint(path, all_files=configuration.weight_file_selection == "all_files_present")
     # A type that can't be built is told before the tokenizer is looked for.
@@ -73,6 +76,19 @@ def load(  # long: a parameter a line
     if said is not None:
         attach(model, processor, draft, said, checkpoint, model_config)
     return (model, processor, checkpoint.config) if return_config else (model, processor)
+
+
+def _of_role(role: str | None, source: Any, draft: Any, experts_per_token: int | None) -> tuple[Any, Any, int | None]:
+    """(model, draft, experts) as they were given, or of a role where its name was given instead of a model."""
+    from .roles import find
+
+    if role is None and source is not None:
+        return source, draft, experts_per_token
+    if role is None or source is not None:
+        raise UsageError("either a model or a role is loaded", where="load", found="both" if role else "neither")
+    said = find(role).load_arguments()
+    experts_per_token = said.get("experts_per_token") if experts_per_token is None else experts_per_token
+    return said["path_or_hf_repo"], said.get("draft") if draft is None else draft, experts_per_token
 
 
 def load_model(

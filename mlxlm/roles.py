@@ -70,12 +70,14 @@ class Role:
             kind = names.tables()["kinds"][self._name.kind]
             raise UsageError(f"this role's model is of a kind that isn't run here: {kind['title']}",
                              where=f"role {self.name}", found=self.model, hint=f"It {kind['here']}.")
-        said = {"draft": self.draft, "experts_per_token": self.experts}
+        draft = self.draft or ("lookup" if self.lookup else None)
+        said = {"draft": draft, "experts_per_token": self.experts}
         return {"path_or_hf_repo": self.model, **{k: v for k, v in said.items() if v is not None}}
 
     def generate_arguments(self) -> dict[str, Any]:
-        """What generation is called with for this role: the number of drafted tokens."""
-        return {"num_draft_tokens": self.num_draft_tokens} if self.draft and self.num_draft_tokens else {}
+        """What generation is called with for this role: the number of drafted tokens, and lookup beside a draft."""
+        said = {"num_draft_tokens": self.num_draft_tokens, "prompt_lookup": self.draft and self.lookup}
+        return {name: value for name, value in said.items() if self.draft and value}
 
 
 def user_file() -> Path:

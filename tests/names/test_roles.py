@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from mlxlm import roles
-from mlxlm.errors import ConfigError, UsageError
+from mlxlm.errors import ConfigError, MLXLMError, UsageError
 
 
 @pytest.fixture
@@ -34,9 +34,39 @@ def test_a_role_says_how_to_load_its_model(own):
     role = roles.find("coder_escalation")
     assert role.load_arguments() == {"path_or_hf_repo": "mlx-community/Qwen2.5-Coder-32B-Instruct-4bit",
                                      "draft": "mlx-community/Qwen2.5-Coder-0.5B-Instruct-8bit"}
-    assert role.generate_arguments() == {"num_draft_tokens": 24}
+    assert role.generate_arguments() == {"num_draft_tokens": 24, "prompt_lookup": True}
     assert roles.find("frontdoor").load_arguments()["experts_per_token"] == 6
     assert roles.find("worker_math").model == roles.find("worker_general").model
+
+
+def test_a_role_is_loaded_with_its_draft(own, tmp_path):
+    import tiny
+
+    import mlxlm
+
+    model, small = tiny.checkpoint(tmp_path / "m"), tiny.checkpoint(tmp_path / "d", seed=1)
+    own(f'[roles.pair]\nmodel = "{model}"\ndraft = "{small}"\nnum_draft_tokens = 3\n'
+        f'[roles.alone]\nmodel = "{model}"\nlookup = true\n[roles.sparse]\nmodel = "{model}"\nexperts = 2\n')
+    assert mlxlm.load(role="pair")[0].draft.model is not None and mlxlm.load(role="alone")[0].draft == "lookup"
+    assert mlxlm.load(role="pair", draft="lookup")[0].draft == "lookup"
+    with pytest.raises(MLXLMError, match="expert"):
+        mlxlm.load(role="sparse")
+    for wrong in ({}, {"path_or_hf_repo": str(model), "role": "pair"}):
+        with pytest.raises(UsageError, match="either a model or a role"):
+            mlxlm.load(**wrong)
+
+
+def test_a_role_on_the_command_line(own, tmp_path):
+    import tiny
+
+    from mlxlm.cli.group import group
+
+    own(f'[roles.pair]\nmodel = "{tiny.checkpoint(tmp_path / "m")}"\nlookup = true\n')
+    said = CliRunner().invoke(group, ["generate", "--role", "pair", "Hello", "-m", "4", "--json"])
+    assert said.exit_code == 0 and len(json.loads(said.output)["token_ids"]) <= 4
+    assert CliRunner().invoke(group, ["chat", "--role", "pair", "-m", "2"], input="Hello\n").exit_code == 0
+    both = CliRunner().invoke(group, ["generate", "--role", "pair", "--model", "x", "Hello"])
+    assert isinstance(both.exception, UsageError)
 
 
 def test_an_embedder_is_counted_and_not_loaded(own):
