@@ -8,7 +8,7 @@ import mlx.nn as nn
 from .config import DecoderConfig
 from .decoder import Backbone, Decoder
 from .errors import ConfigError
-from .layers import Attention, Experts, GatedMLP, GroupedGate, RMSNorm, SparseMoE, gated, make_rope
+from .layers import Attention, Experts, GatedMLP, GroupedGate, Mamba2, RMSNorm, SparseMoE, activation, gated, make_rope
 
 
 def attention(c: DecoderConfig, kind: Callable[..., Attention] = Attention, **parts) -> Attention:
@@ -26,6 +26,24 @@ def gated_mlp(
 def norm(c: DecoderConfig, kind: Callable = RMSNorm) -> Callable:
     """Makes norms over the hidden size."""
     return partial(kind, c.hidden_size, c.rms_norm_eps)
+
+
+def mamba2(c, **parts) -> Mamba2:
+    """A Mamba 2 mixer from the fields ``mamba_n_heads``, ``mamba_d_head`` and so on."""
+    return Mamba2(
+        c.hidden_size,
+        c.mamba_n_heads,
+        int(c.mamba_d_head),
+        state=c.mamba_d_state,
+        groups=c.mamba_n_groups,
+        conv=c.mamba_d_conv,
+        eps=c.rms_norm_eps,
+        bias=c.mamba_proj_bias,
+        conv_bias=c.mamba_conv_bias,
+        act=activation(c.hidden_act),
+        dt_limit=(c.time_step_limit[0], c.time_step_limit[1]),
+        **parts,
+    )
 
 
 def rope(c: DecoderConfig, layer_type: str | None = None, *, dims: int | None = None, interleaved: bool = False):

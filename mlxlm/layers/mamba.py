@@ -1,5 +1,7 @@
 """The Mamba 2 mixer (Dao and Gu 2024) around the scan of ``kernels.ops``: any length, any chunking, one result."""
 
+from collections.abc import Callable
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -40,7 +42,7 @@ def causal_conv(conv: nn.Conv1d, x: mx.array, cache: RecurrentCache, slot: int, 
 
 
 class Mamba2(nn.Module):
-    """in_proj, causal conv, selective scan, gated norm, out_proj."""
+    """in_proj, causal conv, selective scan, gated norm of ``norm(inner, eps, groups)`` or none, out_proj."""
 
     def __init__(
         self,
@@ -51,7 +53,8 @@ class Mamba2(nn.Module):
         state: int,
         groups: int,
         conv: int,
-        norm=None,
+        eps: float,
+        norm: Callable[[int, float, int], nn.Module] | None = GroupedGatedNorm,
         bias: bool = False,
         out_bias: bool | None = None,
         conv_bias: bool = True,
@@ -67,7 +70,7 @@ class Mamba2(nn.Module):
         self.A_log = mx.log(mx.arange(1, heads + 1, dtype=mx.float32))
         self.D = mx.ones((heads,))
         if norm is not None:
-            self.norm = norm
+            self.norm = norm(inner, eps, groups)
         self.out_proj = nn.Linear(inner, dim, bias=bias if out_bias is None else out_bias)
         self.heads, self.groups, self.dt_limit = heads, groups, dt_limit
         self._act, self._cuts = act, ([inner, inner + channels], [inner, inner + groups * state])

@@ -13,7 +13,7 @@ from ..config import DecoderConfig
 from ..decoder import Decoder
 from ..errors import ConfigError
 from ..kernels import ops
-from ..layers import GroupedGatedNorm, Mamba2, activation, swiglu
+from ..layers import GroupedGatedNorm, swiglu
 from ..layers.mamba import parts
 from ..weights import Each, Rename, conv1d_to_mlx
 
@@ -88,23 +88,9 @@ class Layer(nn.Module):
 def build(c: Config) -> Decoder:
     norm, rope = recipe.norm(c), recipe.rope(c)
     gate_norm = NormThenGate if c.mamba_norm_before_gate else GroupedGatedNorm
-    head_dim = int(c.mamba_d_head)
 
     def layer(i: int) -> Layer:
-        mamba = Mamba2(
-            c.hidden_size,
-            c.mamba_n_heads,
-            head_dim,
-            state=c.mamba_d_state,
-            groups=c.mamba_n_groups,
-            conv=c.mamba_d_conv,
-            norm=gate_norm(head_dim * c.mamba_n_heads, c.rms_norm_eps, c.mamba_n_groups) if c.mamba_rms_norm else None,
-            bias=c.mamba_proj_bias,
-            out_bias=c.projectors_bias,
-            conv_bias=c.mamba_conv_bias,
-            act=activation(c.hidden_act),
-            dt_limit=(c.time_step_limit[0], c.time_step_limit[1]),
-        )
+        mamba = recipe.mamba2(c, norm=gate_norm if c.mamba_rms_norm else None, out_bias=c.projectors_bias)
         # The keys' multiplier isn't folded into weights: mlx-lm's conversions lack it there, and so are put right.
         attention = recipe.attention(c, rope=rope, bias=c.attention_bias, scale=c.head_dim**-0.5 * c.key_multiplier)
         return Layer(mamba, attention, recipe.gated_mlp(c, bias=c.mlp_bias), norm)

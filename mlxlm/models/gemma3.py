@@ -7,8 +7,9 @@ from .. import recipe
 from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
-from ..layers import Sandwich, UnitOffsetRMSNorm, attend, gated, softcap, softcapped
+from ..layers import Sandwich, UnitOffsetRMSNorm
 from ..weights import Drop, Lift, Rename
+from . import gemma2
 
 
 @dataclass(kw_only=True)
@@ -52,23 +53,11 @@ def build(c: Config) -> Decoder:
         ("full_attention", "sliding_attention"),
     )
     ropes = {kind: recipe.rope(c, kind) for kind in ("full_attention", "sliding_attention")}
-    glu = gated(c.hidden_activation or "gelu_pytorch_tanh")
 
     def block(i: int) -> Sandwich:
-        attention = recipe.attention(
-            c,
-            rope=ropes[kinds[i]],
-            window=c.sliding_window if kinds[i] == "sliding_attention" else None,
-            q_norm=head_norm(),
-            k_norm=head_norm(),
-            scale=c.query_pre_attn_scalar**-0.5,
-            bias=c.attention_bias,
-            attend=softcapped(c.attn_logit_softcapping) if c.attn_logit_softcapping else attend,
-        )
-        return Sandwich(attention, recipe.gated_mlp(c, glu=glu), norm)
+        return gemma2.sandwich(c, kinds[i], norm, rope=ropes[kinds[i]], q_norm=head_norm(), k_norm=head_norm())
 
-    finish = partial(softcap, cap=c.final_logit_softcapping) if c.final_logit_softcapping else None
-    return recipe.decoder(c, block, norm, embed_scale=c.hidden_size**0.5, finish=finish)
+    return gemma2.decoder(c, block, norm)
 
 
 ARCHITECTURE = Architecture(

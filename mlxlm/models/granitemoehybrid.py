@@ -8,7 +8,7 @@ import mlx.nn as nn
 from .. import recipe
 from ..architecture import Architecture
 from ..decoder import Decoder
-from ..layers import Experts, GroupedGatedNorm, Mamba2, PreNorm, SparseMoE, activation, gated, top_k
+from ..layers import Experts, PreNorm, SparseMoE, gated, top_k
 from ..layers.mlp import Glu
 from ..weights import Each, Rename, Split, Suffix, When, conv1d_to_mlx
 from . import granite
@@ -84,26 +84,11 @@ def build(c: Config) -> Decoder:
     rope = recipe.rope(c) if c.position_embedding_type == "rope" else None
     kinds = recipe.layer_types(c, lambda i: "linear_attention", tuple(KINDS.values()))
 
-    def mamba() -> Mamba2:
-        return Mamba2(
-            c.hidden_size,
-            c.mamba_n_heads,
-            int(c.mamba_d_head),
-            state=c.mamba_d_state,
-            groups=c.mamba_n_groups,
-            conv=c.mamba_d_conv,
-            norm=GroupedGatedNorm(c.mamba_n_heads * int(c.mamba_d_head), c.rms_norm_eps, c.mamba_n_groups),
-            bias=c.mamba_proj_bias,
-            conv_bias=c.mamba_conv_bias,
-            act=activation(c.hidden_act),
-            dt_limit=(c.time_step_limit[0], c.time_step_limit[1]),
-        )
-
     def block(i: int) -> PreNorm:
         if full := kinds[i] == "full_attention":
             mixer = recipe.attention(c, rope=rope, scale=c.attention_multiplier, bias=c.attention_bias)
         else:
-            mixer = mamba()
+            mixer = recipe.mamba2(c)
         name = "self_attn" if full else "mamba"
         if not c.num_local_experts:
             mlp = recipe.gated_mlp(c, c.shared_intermediate_size, bias=c.mlp_bias)

@@ -6,7 +6,7 @@ from .. import recipe
 from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
-from ..layers import GroupedGatedNorm, Mamba2, MixerOnly, activation
+from ..layers import Mamba2, MixerOnly, activation
 from ..weights import Each, conv1d_to_mlx
 
 
@@ -27,7 +27,7 @@ class Config(DecoderConfig):
 
 
 def build(c: Config) -> Decoder:
-    norm, inner = recipe.norm(c), c.num_heads * c.head_dim
+    norm = recipe.norm(c)
 
     def layer(i: int) -> MixerOnly:
         mixer = Mamba2(
@@ -37,7 +37,7 @@ def build(c: Config) -> Decoder:
             state=c.state_size,
             groups=c.n_groups,
             conv=c.conv_kernel,
-            norm=GroupedGatedNorm(inner, c.rms_norm_eps, c.n_groups),
+            eps=c.rms_norm_eps,
             bias=c.use_bias,
             conv_bias=c.use_conv_bias,
             act=activation(c.hidden_act),

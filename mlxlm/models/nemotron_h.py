@@ -10,7 +10,6 @@ from ..errors import ConfigError
 from ..layers import (
     MLP,
     ExpertsMLP,
-    GroupedGatedNorm,
     LatentMoE,
     Mamba2,
     MixerOnly,
@@ -78,7 +77,6 @@ def build(c: Config) -> Decoder:
     act = activation(c.mlp_hidden_act)
 
     def mamba():
-        inner = c.mamba_num_heads * c.mamba_head_dim
         return Mamba2(
             c.hidden_size,
             c.mamba_num_heads,
@@ -86,7 +84,7 @@ def build(c: Config) -> Decoder:
             state=c.ssm_state_size,
             groups=c.n_groups,
             conv=c.conv_kernel,
-            norm=GroupedGatedNorm(inner, c.layer_norm_epsilon, c.n_groups),
+            eps=c.layer_norm_epsilon,
             bias=c.mamba_proj_bias if c.use_bias is None else c.use_bias,
             conv_bias=c.use_conv_bias,
             act=activation(c.mamba_hidden_act),
