@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,6 +71,8 @@ def command(arguments: tuple[str, ...], model: str | None, **options: Any) -> No
     here = sys.stdin.isatty()
     watched = here and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     screen = Terminal("hide" in options["think"]) if watched else Plain()
+    if watched:  # a message in the midst of a drawing would shift it
+        warnings.showwarning = lambda message, *_where: screen.note(f"warning: {message}")
     ask = (lambda call: True) if options["yes_tools"] else Ask(screen) if here else None
     repl = Repl(sources[0], loaded, processor, screen=screen, load=lambda name: load(name, {**options, **OTHER}),
                 tools=tools, ask=ask, at_keyboard=here, stats=options["stats"], **arguments_of)

@@ -47,6 +47,10 @@ class Repl:
                 self.take(text)
             except Leave:
                 return
+            except KeyboardInterrupt:  # within a command, such as the loading of another model
+                if not self.at_keyboard:
+                    raise
+                self.screen.note("stopped")
             except MLXLMError as error:
                 if not self.at_keyboard:
                     raise
@@ -91,12 +95,13 @@ class Repl:
     def play(self, events: Iterator[ChatEvent]) -> None:
         """Shows a turn; Ctrl-C ends it, and what was said so far counts."""
         self.thoughts, self.last = "", None
-        ended, stopped = None, False
+        ended, stopped, said = None, False, False
         try:
             with closing(events):  # type: ignore[type-var]
                 for event in events:
                     self.show(event)
                     ended = event.finish_reason or ended
+                    said = said or bool(event.text or event.reasoning or event.tool_calls)
         except KeyboardInterrupt:
             if not self.at_keyboard:
                 raise
@@ -109,6 +114,8 @@ class Repl:
             self.screen.note("stopped; /retry answers again, /undo takes the question back")
         elif ended == "length" and self.at_keyboard:
             self.screen.note("cut off at the most tokens: /set max_tokens N")
+        elif not said and self.at_keyboard:
+            self.screen.note("the model said nothing, and the question doesn't count")
         if self.stats and self.last is not None:
             self.screen.note(summary(self.last))
 

@@ -29,7 +29,7 @@ def typed(repl: Repl) -> Iterator[str]:
     while True:
         prefill, repl.prefill = repl.prefill, ""
         try:
-            text = session.prompt("> ", default=prefill)
+            text = session.prompt(_prompt(repl), default=prefill)
         except EOFError:
             return
         except KeyboardInterrupt:
@@ -37,6 +37,11 @@ def typed(repl: Repl) -> Iterator[str]:
             continue
         if text.strip():
             yield text
+
+
+def _prompt(repl: Repl) -> str:
+    waiting = len(repl.images) + len(repl.videos)
+    return f"({waiting} attached) > " if waiting else "> "
 
 
 def _history(repl: Repl) -> Any:

@@ -56,6 +56,51 @@ def test_a_slash_that_is_no_command_is_text_from_a_pipe(mlxlm, model):
     assert mlxlm("chat", model, "-m", 6, stdin="/etc/hosts\n").out == answers(model, "/etc/hosts")[0] + "\n"
 
 
+def test_another_model_goes_on_with_the_conversation(mlxlm, model, tmp_path):
+    import tiny
+
+    other = str(tiny.checkpoint(tmp_path / "other", seed=5))
+    done = mlxlm("chat", model, "-m", 6, *TINY, stdin=f"Hello\n/model {other}\nAnd now?\n/save {tmp_path}/a.json\n")
+    said = json.loads((tmp_path / "a.json").read_text())["messages"]
+    loaded, processor = package.load(other)
+    never = {2: -float("inf")}
+    assert done.status == 0 and said[1]["content"] == answers(model, "Hello", logit_bias=never)[0]
+    assert said[3]["content"] == package.generate(loaded, processor, said[:3], max_tokens=6, logit_bias=never)
+
+
+def test_settings_count_from_the_next_answer_on(mlxlm, model):
+    from mlxlm.cli.repl_commands import SETTABLE
+    from mlxlm.generate import GenerateParameters
+
+    done = mlxlm("chat", model, "-m", 6, stdin="/set max_tokens 2\nHello\n/set max_tokens default\n/set temperature=0\n")
+    assert done.out == answers(model, "Hello", most=2)[0] + "\n"
+    assert "  max_tokens  256" in done.err and "  temperature  0" in done.err
+    assert set(SETTABLE) <= set(GenerateParameters.__dataclass_fields__)
+
+
+def test_media_go_with_the_next_question(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "chat"))
+    from worlds import Actor, make_tokenizer
+
+    from mlxlm.cli.repl import Repl
+    from mlxlm.cli.repl_screen import Plain
+
+    (tmp_path / "a cat.png").write_bytes(b"")
+    tokenizer, asked = make_tokenizer(), []
+    tokenizer.markers = {"image": "<image>"}
+    repl = Repl("actor", Actor(tokenizer, lambda prompt: "Yes."), tokenizer, screen=Plain(), load=lambda name: None)
+    monkeypatch.setattr(repl.session, "stream", lambda text, **more: asked.append((text, more)) or (_ for _ in ()))
+    for text in (f"/image '{tmp_path}/a cat.png'", "/image https://example.com/b.png", "What is it?", "And now?"):
+        repl.take(text)
+    images = [f"{tmp_path}/a cat.png", "https://example.com/b.png"]
+    assert [(text, more["images"], more["videos"]) for text, more in asked] == \
+        [("What is it?", images, None), ("And now?", None, None)]
+    with pytest.raises(package.MLXLMError, match="no such file"):
+        repl.take("/image none.png")
+    with pytest.raises(package.MLXLMError, match="takes no videos"):
+        repl.take("/video clip.mp4")
+
+
 @pytest.mark.parametrize(("line", "said"), [
     ("/image cat.png", "this model takes no images"), ("/set temperature -1", "expected a number of 0 or more"),
     ("/set temprature 1", "Did you mean temperature?"), ("/think on", "no reasoning to turn on"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -24,6 +25,17 @@ def test_help_lists_every_command_and_each_has_help_with_examples(mlxlm):
         own = mlxlm(name, "--help")
         assert own.status == 0 and own.out.startswith(f"Usage: mlxlm {name}")
         assert line.split(",")[0].rstrip(".") in " ".join(own.out.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_there_at_once(name):
+    def cpu() -> float:
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return spent.ru_utime + spent.ru_stime
+
+    before = cpu()
+    subprocess.run([*RUN, name, "--help"], capture_output=True, timeout=60, check=True)
+    assert cpu() - before < 0.3
 
 
 def test_version(mlxlm):
