@@ -215,6 +215,8 @@ def check_prompt(model: Any, tokens: int, *, cached: int = 0, chunk: int = 512, 
     kept to those of a plain one.
     """
     total = cached + tokens + int(min(more, LEAST_ANSWER))
+    if limit is not None:
+        room(limit)  # a wrong one is told however short the prompt is
     if total - cached <= LEAST_TOKENS or room(limit) is None:
         return
     cost, chunk = CacheCost(model), min(chunk, tokens)

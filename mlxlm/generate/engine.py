@@ -35,6 +35,8 @@ def batch_generate(model, processor, prompts, *, each: Sequence[dict[str, Any]] 
     ``max_tokens`` may be a list. each: a dict of parameters for each prompt, above the common ones. max_batch: how many
     prompts share a pass. Raises GenerationError; no answer is begun where an argument is wrong.
     """
+    if prompts is None:
+        raise GenerationError("not a list", where="prompts", found="None", expected="a list of prompts")
     listed = several("prompts", prompts, "prompts")
     keywords = several_parameters(len(listed), dict(parameters), each)
     texts: list[list[str]] = [[] for _ in listed]

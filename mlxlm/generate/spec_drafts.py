@@ -164,7 +164,7 @@ class Worth:
     drafts turn out slower, so many tokens go without them before they are tried again, twice as many each time.
     """
 
-    TRIAL, WITHOUT, REST, LONGEST_REST, MARGIN = 8, 3, 32, 512, 1.05
+    TRIAL, WITHOUT, REST, LONGEST_REST, MARGIN = 6, 3, 32, 512, 1.05
 
     def __init__(self):
         self._plain: float | None = None

@@ -19,11 +19,14 @@ def drafter_of(model: Any, processor: Any, parameters: Any) -> tuple[Drafter, in
     most = MOST
     if isinstance(parameters.prompt_lookup, PromptLookup):
         parts.append(parameters.prompt_lookup)
+    elif not isinstance(parameters.prompt_lookup, bool | None):
+        raise GenerationError("not a lookup", where="prompt_lookup", found=shown(parameters.prompt_lookup),
+                              expected="True, False or a PromptLookup")
     elif parameters.prompt_lookup or (isinstance(asked, str) and asked == "lookup"):
         parts.append(PromptLookup())
     if callable(getattr(asked, "propose", None)):
         parts.append(asked)  # type: ignore[arg-type]
-    elif asked and not (isinstance(asked, str) and asked == "lookup"):
+    elif asked is not None and asked is not False and not (isinstance(asked, str) and asked == "lookup"):
         draft = _as_draft(model, processor, asked)
         most = draft.k
         parts += [PromptLookup()] if draft.lookup and not parts else []
@@ -42,7 +45,7 @@ def _as_draft(model: Any, processor: Any, asked: Any) -> Draft:
     if isinstance(asked, Draft):
         return asked
     net, tokenizer = asked if isinstance(asked, tuple) and len(asked) == 2 else (asked, None)
-    if not callable(net) or not hasattr(net, "make_cache"):
+    if not callable(net) or not hasattr(net, "make_cache") or not hasattr(net, "layers"):
         raise GenerationError("nothing that drafts", where="draft", found=shown(asked),
                               expected='a model, what load returns, "lookup" or "mtp"')
     check_pair(model, processor, net, tokenizer)

@@ -334,7 +334,7 @@ def test_drafts_that_take_longer_than_they_save_are_left_out(slow):
     it.clock = clock
     assert [t for t, _ in it] == expected[0]
     trial = 1 + Worth.TRIAL
-    if slow:  # 9 passes of 4 tokens, 3 + 32 tokens without, and another trial begins
+    if slow:  # a trial of 4 tokens a pass, 3 + 32 tokens without, and another trial begins
         assert trial < len(drafter.lengths) < trial + 8
     else:
         assert len(drafter.lengths) == it.passes - Worth.WITHOUT
