@@ -107,7 +107,8 @@ class AdaptedEmbedding(Adapted):
 
     def as_linear(self, x: mx.array) -> mx.array:
         """x (..., dim) to (..., tokens)."""
-        y = self.base.as_linear(x)
+        base: Any = self.base
+        y = base.as_linear(x)
         return _with_all({name: part for name, part in self.parts.items() if part.head}, y, y, x)
 
 

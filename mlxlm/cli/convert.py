@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,10 @@ Examples:
 @click.option("--override", multiple=True, metavar="PATTERN=BITS",
               help="Other bits for the modules whose paths fit; none leaves them plain; may be given again.")
 @click.option("--fit/--no-fit", default=True, help="Fit scales by least squares: better at the same size, and slower.")
+@click.option("--method", type=click.Choice(["gptq", "awq", "dwq"]),
+              help="Tune by mlx-lm's implementation; needs the model in memory.")
+@click.option("--bpw", type=float, metavar="BITS", help="Measure, and spend so many bits a weight in all.")
+@click.option("--size", metavar="BYTES", help="Measure, and spend so many bytes in all, such as 3GB.")
 @click.option("-d", "--dequantize", is_flag=True, help="Make plain weights of quantized ones.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]),
               help="Of weights that aren't quantized.")
@@ -55,7 +60,8 @@ def command(source: str | None, hf_path: str | None, mlx_path: Path | None, as_j
     recipe = _recipe(options)
     folder = mlx_path or Path(f"{Path(source.partition(':')[0]).name.removesuffix('.gguf')}-mlx{_suffix(recipe)}")
     bar = _Progress(quiet=as_json or not sys.stderr.isatty())
-    done = convert(source, folder, recipe=recipe, dtype=options["dtype"], dequantized=options["dequantize"],
+    done = convert(source, folder, recipe=recipe, method=options["method"], bits_per_weight=options["bpw"],
+                   size=_bytes(options["size"]), dtype=options["dtype"], dequantized=options["dequantize"],
                    revision=options["revision"], max_shard_bytes=int(options["shard_size"] * 1e9), progress=bar)
     bar.close()
     quality = finish(done, measure=options["measure"], revision=options["revision"], upload=options["upload_repo"])
@@ -76,7 +82,7 @@ def _recipe(options):
     from ..convert.recipes import parse_override
 
     if not options["quantize"]:
-        for name in ("q_bits", "q_group_size", "override"):
+        for name in ("q_bits", "q_group_size", "override", "method", "bpw", "size"):
             if options[name]:
                 raise UsageError("it asks for quantized weights", where=f"--{name.replace('_', '-')}", hint="Add -q.")
         return None
@@ -85,6 +91,15 @@ def _recipe(options):
     base = Setting.of(options["q_bits"], options["q_group_size"], options["q_mode"])
     overrides = dict(parse_override(text) for text in options["override"])
     return Recipe(base, options["recipe"], overrides, fit=options["fit"])
+
+
+def _bytes(text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
+    if found is None:
+        raise UsageError("not a size", where="--size", found=repr(text), expected="bytes, or such as 3GB")
+    return int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
 
 
 def _suffix(recipe) -> str:

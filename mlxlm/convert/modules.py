@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -15,12 +16,15 @@ from .fit import fitted
 from .recipes import Recipe, Setting
 
 
-def quantize(model: nn.Module, recipe: Recipe) -> dict[str, Setting]:
-    """Quantizes the modules that the recipe names and MLX can take; returns what each became."""
+def quantize(model: nn.Module, recipe: Recipe, only: Callable[[str, Any], bool] | None = None) -> dict[str, Setting]:
+    """Quantizes the modules that the recipe names and MLX can take; returns what each became.
+
+    ``only`` tells of a path and its module whether it is to be looked at.
+    """
     layers, done, weights = len(getattr(model, "layers", ())), {}, {}
 
     def chosen(path: str, module: nn.Module) -> bool | dict[str, Any]:
-        if not hasattr(module, "to_quantized") or "scales" in module:
+        if not hasattr(module, "to_quantized") or "scales" in module or (only and not only(path, module)):
             return False
         wanted = recipe.setting(path, layers)
         setting = wanted.fitting(module["weight"].shape[-1]) if wanted is not None else None

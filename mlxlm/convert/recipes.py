@@ -81,6 +81,15 @@ class Recipe:
         if self.name not in RECIPES:
             raise UsageError("unknown recipe", where="recipe", found=repr(self.name), expected=", ".join(RECIPES))
 
+    def overridden(self, path: str) -> bool:
+        """Whether an override says what becomes of a module."""
+        return any(fnmatchcase(path, pattern) for pattern in self.overrides)
+
+    def routes(self, path: str) -> bool:
+        """Whether a module chooses experts, which no budget takes bits from."""
+        last = path.rpartition(".")[2]
+        return last in ROUTERS or last.endswith("_gate")
+
     def setting(self, path: str, layers: int) -> Setting | None:
         """The setting for the module at ``path`` of a model with so many layers."""
         for pattern, chosen in reversed(list(self.overrides.items())):
@@ -91,7 +100,7 @@ class Recipe:
         if path in self.measured:
             return self.measured[path]
         last = path.rpartition(".")[2]
-        if last in ROUTERS or last.endswith("_gate"):
+        if self.routes(path):
             return Setting(8) if self.base.bits < 8 or self.base.mode != "affine" else self.base
         return self._raised() if self.name == "mixed" and _is_sensitive(path, last, layers) else self.base
 

@@ -21,8 +21,10 @@ from ..load import assemble, cast, dtype_of
 from ..sources import configured, locate
 from ..weights import Weights
 from .beside import write_beside
+from .budget import solved
 from .modules import dequantize, is_quantized, quantize
 from .recipes import Recipe, Setting
+from .tuned import tuned
 from .work import Work, working
 
 SPARE_ROOM = 64 << 20
@@ -49,7 +51,7 @@ class Conversion:
 Progress = Callable[[int, int], Any]
 
 
-def convert(
+def convert(  # long: an argument a line
     source: str | Path | ModelConfiguration,
     folder: str | Path,
     *,
@@ -57,6 +59,9 @@ def convert(
     dtype: str | None = None,
     dequantized: bool = False,
     adapters: Mapping[Any, float] | None = None,
+    method: str | None = None,
+    bits_per_weight: float | None = None,
+    size: int | None = None,
     revision: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress = lambda done, total: None,
@@ -67,6 +72,8 @@ def convert(
     ``recipe`` quantizes (None keeps the weights as they are stored); ``dtype`` (float32, float16, bfloat16) is that of
     the weights that aren't quantized and of scales; ``dequantized`` makes plain weights of quantized ones.
     ``adapters`` are folders with the strength of each, fused into the weights first.
+    ``method`` (gptq, awq, dwq) has mlx-lm tune the quantization; ``bits_per_weight`` or ``size`` in bytes is a budget
+    that measured sensitivity spends. Either needs the model in memory.
     ``progress`` is called with (bytes done, bytes in all). An interrupted conversion goes on when it is asked for
     again with the same arguments. Raises MLXLMError; nothing then stands at ``folder``.
     """
@@ -85,15 +92,36 @@ def convert(
         dequantize(model, wanted)
     if wanted is not None:
         cast(model, wanted)
-    settings = quantize(model, recipe) if recipe is not None else {}
+    recipe, settings = _quantized(model, checkpoint, recipe, method, bits_per_weight, size)
     plan = {"source": _fingerprint(checkpoint.path), "recipe": recipe and recipe.as_dict(), "dtype": dtype,
             "plain": dequantized, "shard": max_shard_bytes, "version": __version__, "config": model_config,
-            "adapters": [[_fingerprint(Path(folder).expanduser()), by] for folder, by in (adapters or {}).items()]}
+            "adapters": [[_fingerprint(Path(each).expanduser()), by] for each, by in (adapters or {}).items()],
+            "method": method}
     config = {**checkpoint.config, **(model_config or {})}
     if wanted is not None:
         config = {**config, "dtype": dtype, "torch_dtype": dtype}
     written = _write(model, checkpoint, config, folder, plan, max_shard_bytes, progress)
     return replace(written, source=str(source), settings=settings, recipe=recipe)
+
+
+def _quantized(model: Any, checkpoint: Checkpoint, recipe: Recipe | None, method: str | None,
+               bits_per_weight: float | None, size: int | None) -> tuple[Recipe | None, dict[str, Setting]]:
+    """The recipe with what a budget made of it, and what became of each module of ``model``."""
+    if recipe is None:
+        if (method, bits_per_weight, size) != (None, None, None):
+            raise UsageError("there is nothing to quantize by", where="recipe", hint="Give a recipe.")
+        return None, {}
+    if bits_per_weight is not None and size is not None:
+        raise UsageError("a budget is either bits a weight or a size", where="size", hint="Give one of them.")
+    if (bits_per_weight, size) != (None, None):
+        recipe = solved(model, _tokenizer(checkpoint), recipe, bits_per_weight=bits_per_weight, size=size)
+    return recipe, tuned(method, model, _tokenizer(checkpoint), recipe) if method else quantize(model, recipe)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Any:
+    from ..processor import load_processor
+
+    return load_processor(checkpoint, ModelConfiguration(directory=checkpoint.path), {}, media=False)[0]
 
 
 def _write(model: Any, checkpoint: Checkpoint, config: dict[str, Any], folder: Path, plan: dict[str, Any], most: int,
