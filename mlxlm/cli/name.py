@@ -44,7 +44,8 @@ def _show_name(text: str, as_json: bool) -> None:
     click.echo(f"Kind:    {kind['title']}; here it {kind['here']}")
     if name.stage:
         click.echo(f"Stage:   {name.stage}")
-    click.echo(f"Format:  {form['title']}; loads here: {name.loadable}")
+    told = name.kind in ("llm", "vlm") or name.loadable != "yes"
+    click.echo(f"Format:  {form['title']}" + (f"; loads here: {name.loadable}" if told else ""))
     if form["serves"]:
         click.echo(f"Also in: {', '.join(form['serves'])}")
     for key in ("sizes", "license", "backbone", "encoder", "task", "dimensions", "max_tokens", "note"):

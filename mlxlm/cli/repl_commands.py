@@ -118,6 +118,7 @@ def tools(repl: Repl, rest: str) -> None:
 
 @command("/set", "[NAME [VALUE|default]]", "the parameters of generation", lambda repl: SETTABLE)
 def set_(repl: Repl, rest: str) -> None:
+    from ..chat.session import MAX_TOKENS
     from ..generate import GenerateParameters
 
     name, _, value = rest.replace("=", " ", 1).partition(" ")
@@ -130,6 +131,7 @@ def set_(repl: Repl, rest: str) -> None:
     changed = dict(repl.session.parameters)
     if value.strip() == "default":
         changed.pop(name, None)
+        changed = {"max_tokens": MAX_TOKENS, **changed}
     elif value.strip():
         changed[name] = _value(value.strip())
     made = GenerateParameters.of(changed)

@@ -72,9 +72,10 @@ def test_settings_count_from_the_next_answer_on(mlxlm, model):
     from mlxlm.cli.repl_commands import SETTABLE
     from mlxlm.generate import GenerateParameters
 
-    done = mlxlm("chat", model, "-m", 6, stdin="/set max_tokens 2\nHello\n/set max_tokens default\n/set temperature=0\n")
+    lines = "/set max_tokens 2\nHello\n/set max_tokens default\n/set temperature=0\n"
+    done = mlxlm("chat", model, "-m", 6, stdin=lines)
     assert done.out == answers(model, "Hello", most=2)[0] + "\n"
-    assert "  max_tokens  256" in done.err and "  temperature  0" in done.err
+    assert "  max_tokens  4096" in done.err and "  temperature  0" in done.err
     assert set(SETTABLE) <= set(GenerateParameters.__dataclass_fields__)
 
 
