@@ -165,7 +165,7 @@ def architecture_of(
     model_type = VLMTypeRegistry.shared.model_type(raw, str(where))
     sees = not text_only and VLMTypeRegistry.shared.prefers(model_type) and _has_tower(checkpoint, model_type)
     registry = VLMTypeRegistry.shared if sees else LLMTypeRegistry.shared
-    if text_only and not registry.contains(model_type) and VLMTypeRegistry.shared.prefers(model_type):
+    if text_only and not registry.builds(model_type) and VLMTypeRegistry.shared.prefers(model_type):
         return registry, *VLMTypeRegistry.shared.text_half(raw, str(where)), where
     return registry, registry.architecture(model_type), raw, where
 

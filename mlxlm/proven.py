@@ -14,26 +14,36 @@ TITLES = {"text": "Text", "vision": "Vision"}
 def rows() -> dict[str, list[dict[str, Any]]]:
     """The native types of both registries by use: ``text`` and ``vision``; a dict by COLUMNS for each type."""
     results = read_toml(data_file("proven.toml"))
-    return {use: [_row(entry, registry.shared.entries(), results.get(use, {}))
+    return {use: [_row(entry, registry.shared.entries(), results.get(use, {}), results.get("halves", {}), use)
                   for entry in registry.shared.entries() if entry.kind == "native"]
             for use, registry in (("text", LLMTypeRegistry), ("vision", VLMTypeRegistry))}
 
 
-def _row(entry: Entry, entries: tuple[Entry, ...], results: dict[str, Any]) -> dict[str, Any]:
+def _row(entry: Entry, entries: tuple[Entry, ...], results: dict[str, Any], halves: dict[str, Any],
+         use: str) -> dict[str, Any]:
     from .tools.choose import declared_format, infer_reasoning
 
-    found, alike = results.get(entry.model_type), ""
-    if found is None:  # another name for what was proven under its own
-        alike = next((e.model_type for e in entries if e.module == entry.module and e.model_type in results), "")
-        found = results.get(alike, {})
+    variants, found = _found(entry, entries, results)
+    if use == "text" and not found:
+        _, found = _found(entry, entries, halves)
+        variants = "text half: see Vision"
     reasoning = infer_reasoning(model_type=entry.model_type)
     return {
-        "type": entry.model_type, "variants": f"as {alike}" if alike else ", ".join(found.get("variants", [])),
+        "type": entry.model_type, "variants": variants,
         "largest error": f"{found['error']:.0e}" if found else "", "reference": found.get("reference", ""),
         "recurrent": "yes" if found.get("recurrent") else "",
         "tool calls": declared_format({"model_type": entry.model_type}) or "",
-        "reasoning": reasoning.start if reasoning else "", "GGUF": ", ".join(gguf_names().get(entry.model_type, [])),
+        "reasoning": reasoning.start if reasoning else "",
+        "GGUF": ", ".join(gguf_names().get(entry.model_type, [])) if use == "text" else "",
     }
+
+
+def _found(entry: Entry, entries: tuple[Entry, ...], results: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(the variants in words, the result) of a type, or of another name for the same module."""
+    if found := results.get(entry.model_type):
+        return ", ".join(found["variants"]), found
+    alike = next((e.model_type for e in entries if e.module == entry.module and e.model_type in results), "")
+    return (f"as {alike}", results[alike]) if alike else ("", {})
 
 
 def gguf_names() -> dict[str, list[str]]:
@@ -71,4 +81,8 @@ Each variant is a tiny random checkpoint whose logits, in float32, are compared 
 prompt at once, in odd chunks, token by token, in a left-padded batch, and from both of Hugging Face's spellings. The
 largest error is a part of the spread of the reference's logits; the bound is 1e-4. Tool calls and reasoning are what
 the type declares: a checkpoint's own files come first. GGUF names llama.cpp's architectures that load as the type.
+
+Of vision-language models the rows of the tower, the merged embeddings and the logits are compared, for one image, for
+several and for films: the whole prompt at once, in chunks, and token by token after it. Their text halves load alone
+too, and that is measured where no row of the text matrix has the type.
 """

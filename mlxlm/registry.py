@@ -69,6 +69,11 @@ class TypeRegistry:
 
     __contains__ = contains
 
+    def builds(self, model_type: str) -> bool:
+        """Whether the type is built here or by what was registered, rather than borrowed from another package."""
+        entry = self._find(model_type)
+        return entry is not None and entry.kind != "fallback"
+
     def list(self) -> Names:
         """The names of all types, fallback included, sorted."""
         return [entry.model_type for entry in self.entries()]
@@ -226,8 +231,7 @@ class VLMTypeRegistry(TypeRegistry):
 
     def prefers(self, model_type: str) -> bool:
         """Whether ``load`` builds the type here rather than as text: all but what only another package builds."""
-        entry = self._find(model_type)
-        return entry is not None and (entry.kind != "fallback" or not LLMTypeRegistry.shared.contains(model_type))
+        return self.builds(model_type) or (self.contains(model_type) and model_type not in LLMTypeRegistry.shared)
 
     def settings(self, architecture: Architecture, config: dict[str, Any], where: str = "config.json") -> Any:
         """``architecture.config`` filled from a config.json; its ``text_config`` is a `TextHalf`."""

@@ -3,13 +3,24 @@
 import tomllib
 from pathlib import Path
 
+from mlxlm.cache import CompositeCache, RecurrentCache
+
 FILE = Path(__file__).parents[1] / "registries" / "proven.toml"
 HEADER = "# What the parity matrices found, by type. Made by: pytest tests/parity tests/vlm --proven\n"
 found: dict[tuple[str, str], dict] = {}
 
 
+def is_recurrent(caches) -> bool:
+    """Whether any of a model's caches, also of one of several in a layer, holds a recurrent state."""
+    return any(is_recurrent(c.parts) if isinstance(c, CompositeCache) else isinstance(c, RecurrentCache)
+               for c in caches)  # fmt: skip
+
+
 def note(table: str, model_type: str, variant: str, error: float, reference: str, recurrent: bool = False) -> None:
-    """``error`` is the largest one of a variant in one test, as a part of the reference's spread."""
+    """``table`` is text, vision, or halves: vision-language checkpoints loaded as text models.
+
+    ``error`` is the largest one of a variant in one test, as a part of the reference's spread.
+    """
     row = found.setdefault((table, model_type), {
         "variants": [], "error": 0.0, "reference": reference, "recurrent": False})  # fmt: skip
     row["variants"] = sorted({*row["variants"], variant})

@@ -7,7 +7,6 @@ import numpy as np
 import proven
 import pytest
 
-from mlxlm.cache import CompositeCache, RecurrentCache
 from mlxlm.load import load_model
 
 from . import reference
@@ -43,13 +42,8 @@ def row(request):
 def loaded(row, tmp_path):
     _, model, ids, expected = row
     ours = load_model(reference.save(model, tmp_path / "model"))
-    RECURRENT[row[0].name] = any(isinstance(c, RecurrentCache) for c in single_caches(ours.make_cache()))
+    RECURRENT[row[0].name] = proven.is_recurrent(ours.make_cache())
     return ours, ids, expected
-
-
-def single_caches(caches):
-    for cache in caches:
-        yield from single_caches(cache.parts) if isinstance(cache, CompositeCache) else (cache,)
 
 
 def run(model, ids, cache=None):

@@ -3,11 +3,16 @@
 import tomllib
 
 import proven as recording
+import pytest
 from parity.cases import CASES
+from vlm.cases import CASES as VISION_CASES
 
 from mlxlm import LLMTypeRegistry, VLMTypeRegistry
 from mlxlm.data import data_file
 from mlxlm.proven import page, rows
+
+RECORDED = tomllib.loads(data_file("proven.toml").read_text(encoding="utf-8"))
+VISION = RECORDED["vision"]
 
 
 def test_the_page_is_up_to_date():
@@ -15,24 +20,33 @@ def test_the_page_is_up_to_date():
     assert made == page(), "run scripts/docs.py"
 
 
-def test_every_native_text_type_was_proven():
-    found = {row["type"]: row for row in rows()["text"]}
-    entries = [e for e in LLMTypeRegistry.shared.entries() if e.kind == "native"]
-    assert set(found) == {e.model_type for e in entries}
-    # Halves of vision-language models are proven with them, where no row of the text matrix has them.
-    halves = {e.module for e in entries if e.model_type in VLMTypeRegistry.shared}
-    alone = [e.model_type for e in entries if e.module not in halves or found[e.model_type]["variants"]]
-    for row in (found[name] for name in alone):
-        assert row["variants"] and row["largest error"], row["type"]
-        assert float(row["largest error"]) <= 1e-4
+@pytest.mark.parametrize("use, registry", [("text", LLMTypeRegistry), ("vision", VLMTypeRegistry)])
+def test_every_native_type_was_proven(use, registry):
+    found = {row["type"]: row for row in rows()[use]}
+    assert set(found) == {e.model_type for e in registry.shared.entries() if e.kind == "native"}
+    for name, row in found.items():
+        assert row["variants"] and row["reference"] and float(row["largest error"]) <= 1e-4, name
+        half = row["variants"] == "text half: see Vision"
+        assert not half or found.keys() & VISION.keys() & {e.model_type for e in alike(registry, name)}, name
 
 
-def test_the_results_are_those_of_the_matrix_that_is_there():
-    recorded = tomllib.loads(data_file("proven.toml").read_text(encoding="utf-8"))["text"]
+def alike(registry, name):
+    """The entries that the same module builds."""
+    entries = {e.model_type: e for e in registry.shared.entries()}
+    return [e for e in entries.values() if e.module == entries[name].module]
+
+
+@pytest.mark.parametrize("table, cases", [("text", CASES), ("vision", VISION_CASES)])
+def test_the_results_are_those_of_the_matrix_that_is_there(table, cases):
     matrix: dict[str, set[str]] = {}
-    for case in CASES:
+    for case in cases:
         matrix.setdefault(case.model_type, set()).add(case.variant)
-    assert {name: set(row["variants"]) for name, row in recorded.items()} == matrix
+    assert {name: set(row["variants"]) for name, row in RECORDED[table].items()} == matrix
+
+
+def test_text_halves_were_measured_with_every_variant():
+    halves = {name: row["variants"] for name, row in RECORDED["halves"].items()}
+    assert halves == {name: row["variants"] for name, row in RECORDED["vision"].items()}
 
 
 def test_results_are_gathered_and_other_tables_stay(tmp_path, monkeypatch):

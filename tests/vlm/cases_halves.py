@@ -1,11 +1,15 @@
 """The cases of models that put a tower, a projector and a text model one after the other: LLaVA's form, and Gemma's."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import torch
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
-from .reference import IMAGE, Case
+from .reference import IMAGE, Case, conditional
 
 SIGLIP = dict(model_type="siglip_vision_model", hidden_size=32, intermediate_size=48, num_hidden_layers=2,
               num_attention_heads=2, image_size=24, patch_size=4, vision_use_head=False)  # fmt: skip
@@ -99,6 +103,24 @@ def gemma_types(ids, media):
     return {"token_type_ids": (ids == IMAGE) * 1}
 
 
+def by_own_name(case):
+    """transformers' LLaVA with Pixtral's tower, which saves itself as ``pixtral``, as mlx-vlm has it."""
+    model = conditional(replace(case, model_type="llava"))
+    save = model.save_pretrained
+
+    def save_as_pixtral(folder):
+        save(folder)
+        path = Path(folder) / "config.json"
+        config = json.loads(path.read_text())
+        for part, name in ((config["vision_config"], "model_type"), (config, "vision_feature_layer"),
+                           (config, "vision_feature_select_strategy")):
+            del part[name]  # what follows from the name
+        path.write_text(json.dumps({**config, "model_type": "pixtral"}))
+
+    model.save_pretrained = save_as_pixtral
+    return model
+
+
 CASES = (
     Case(
         "gemma3",
@@ -158,6 +180,15 @@ CASES = (
         vision=dict(PIXTRAL, hidden_act="silu", rope_parameters={"rope_type": "axial", "rope_theta": 700.0}),
         root=dict(vision_feature_layer=-1, vision_feature_select_strategy="full"),
         media=frames(4),
+    ),
+    Case(
+        "pixtral",
+        "own-name-tied",
+        text=dict(model_type="mistral", sliding_window=None, tie_word_embeddings=True),
+        vision=PIXTRAL,
+        root=dict(vision_feature_layer=-1, vision_feature_select_strategy="full", tie_word_embeddings=True),
+        media=frames(4),
+        make=by_own_name,
     ),
     Case(
         "mistral3",

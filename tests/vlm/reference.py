@@ -28,6 +28,7 @@ TEXT = dict(
 )
 IMAGE, VIDEO = 90, 91  # the ids that keep places, unless a case says otherwise
 BOUND = 1e-4  # of the reference's spread
+errors: list[float] = []  # that assert_close found in the test that runs
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,17 @@ def build(case: Case):
     model = (case.make or conditional)(case).float().eval()
     randomize(model, case)
     return model
+
+
+def of(case: Case, model) -> str:
+    """What the case is compared with, in words."""
+    homes = {type(part).__module__.split(".")[0] for part in model.modules()} - {"torch"}
+    if "transformers" not in homes:
+        return "PyTorch, in the test"
+    if homes != {"transformers"}:
+        return "transformers, with PyTorch in the test"
+    kind = model.config.model_type
+    return "transformers" if kind == case.model_type else f"transformers, its {kind}"
 
 
 def text_settings(case: Case) -> dict[str, Any]:
@@ -197,6 +209,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray, bound: float = BOUND) 
     assert found.shape == expected.shape, (found.shape, expected.shape)
     assert np.isfinite(found).all()
     worst = np.abs(found - expected).max() / spread
+    errors.append(float(worst))
     assert worst <= bound, worst
     top = np.sort(expected, axis=-1)
     clear = top[..., -1] - top[..., -2] > 2 * bound * spread

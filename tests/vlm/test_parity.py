@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
+import proven
 import pytest
 
 from mlxlm.load import load_model
@@ -21,12 +22,24 @@ def reference_of(name):
 
 @pytest.fixture(params=[c.name for c in CASES])
 def row(request):
-    return reference_of(request.param)
+    reference.errors.clear()
+    case, model = reference_of(request.param)
+    yield case, model
+    note("vision", case, model)
+
+
+def note(table, case, model, recurrent=False):
+    if reference.errors:
+        against = reference.of(case, model)
+        proven.note(table, case.model_type, case.variant, max(reference.errors), against, recurrent)
 
 
 @pytest.fixture
 def loaded(row, tmp_path):
-    return load_model(reference.save(row[1], tmp_path / "model"))
+    case, model = row
+    ours = load_model(reference.save(model, tmp_path / "model"))
+    yield ours
+    note("vision", case, model, proven.is_recurrent(ours.make_cache()))
 
 
 def prompts(case):
@@ -132,3 +145,4 @@ def test_the_text_half_loads_alone(row, tmp_path):
     prompt = reference.prompt(case, length=9)
     assert not hasattr(decoder, "vision_tower")
     assert_close(run(decoder, prompt), reference.logits(model, case, prompt))
+    note("halves", case, model, proven.is_recurrent(decoder.make_cache()))
