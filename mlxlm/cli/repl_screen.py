@@ -145,7 +145,7 @@ class Terminal(Plain):
         self.due = now + max(0.05, 8 * (now - started))  # drawing never takes more than a ninth of the time
 
     def _block(self, text: str) -> None:
-        lines = rendered(text, self.region.size()[0], self.color)
+        lines = rendered(text, self.region.size()[0] - 1, self.color)  # behind a full line, erasing takes its end
         self.region.draw(["", *lines] if self.blocks else lines)
 
     def _dim(self, text: str) -> str:

@@ -35,8 +35,8 @@ class Screen:
         number, action, back, down, letter = found.groups()
         if action == "A":
             self.row = max(self.row - int(number or 1), len(self.lines) - self.rows, 0)
-        elif action == "K":
-            self.lines[self.row] = self.lines[self.row][:self.column]
+        elif action == "K":  # behind a full line the cursor stands on the line's last letter
+            self.lines[self.row] = self.lines[self.row][:min(self.column, self.columns - 1)]
         elif action == "J":
             self.lines[self.row] = self.lines[self.row][:self.column]
             # what is below is blank, but the window doesn't move back

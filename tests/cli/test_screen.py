@@ -70,7 +70,7 @@ def test_pieces_make_the_whole(screen, seed, rows):
     for piece in pieces(MARKDOWN, seed):
         terminal.text(piece)
     terminal.end()
-    assert own.text == "\n".join(rendered(MARKDOWN, 40, False))
+    assert own.text == "\n".join(rendered(MARKDOWN, 39, False))
 
 
 def test_what_is_finished_is_written_once(screen):
