@@ -98,9 +98,12 @@ class LayerStatus:
     reason: str = ""
 
     def __str__(self) -> str:
-        bound = "" if self.capacity is None else f" of at most {self.capacity}"
+        bound = "" if self.capacity is None else f" for a window of {self.capacity}"
+        held = f"{self.tokens} tokens{bound}"
+        if self.kind.endswith("recurrent"):
+            held = f"a state after {self.seen} tokens"
         packed = "" if self.bits is None else f", {self.bits} bits in groups of {self.group_size}"
-        text = f"layer {self.layer}: {self.kind}, {self.tokens} tokens{bound}{packed}, {self.nbytes:,} bytes"
+        text = f"layer {self.layer}: {self.kind}, {held}{packed}, {self.nbytes:,} bytes"
         return f"{text}; {self.reason}" if self.reason else text
 
 

@@ -159,7 +159,7 @@ def test_the_status_of_a_bounded_cache():
     state, policy = model("attention").make_cache(max_kv_size=16), CachePolicy(max_size=16)
     row = cache_status(state, policy)[0]
     assert (row.kind, row.capacity, row.keep, row.reason) == ("sliding", 16, 4, "bounded by max_kv_size")
-    assert str(row) == "layer 0: sliding, 0 tokens of at most 16, 0 bytes; bounded by max_kv_size"
+    assert str(row) == "layer 0: sliding, 0 tokens for a window of 16, 0 bytes; bounded by max_kv_size"
     for kind in ("beside", "composite", "indexed", "sliding", "chunked", "latent"):
         state = model(kind).make_cache(max_kv_size=8)
         model(kind)(mx.zeros((1, 30), mx.int32), cache=state)
@@ -176,3 +176,12 @@ def test_wrong_settings_are_told(wrong):
         CachePolicy(**wrong)
 
 
+
+
+def test_a_status_tells_what_a_recurrent_layer_has_read():
+    net = model("conv")
+    state = net.make_cache()
+    net(mx.array([list(range(3, 20))]), cache=state)
+    rows = [str(row) for row in cache_status(state)]
+    assert rows[0].startswith("layer 0: recurrent, a state after 17 tokens, ") and "of fixed size" in rows[0]
+    assert rows[1].startswith("layer 1: full, 17 tokens, ")
