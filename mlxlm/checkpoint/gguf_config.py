@@ -43,7 +43,7 @@ def common(k: Keys, model_type: str) -> dict[str, Any]:
     return out
 
 
-OWN_VALUES = ("deepseek2", "mimo2", "minicpm3", "gemma4")  # whose values are as wide as they say
+OWN_VALUES = ("deepseek2", "deepseek32", "mimo2", "minicpm3", "gemma4")  # whose values are as wide as they say
 
 
 def epsilon(k: Keys) -> float:

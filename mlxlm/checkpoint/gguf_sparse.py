@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from .gguf_config import GATING_SIGMOID, dense, grouped, layer_kinds
+from .gguf_config import GATING_SIGMOID, deepseek2, dense, grouped, layer_kinds
 from .gguf_dense import scales
 from .gguf_keys import Keys
-from .gguf_names import GROUPED, HEAD_NORMS, LLAMA, QWEN2, Reading, To, experts, mlp
+from .gguf_names import GROUPED, HEAD_NORMS, LLAMA, QWEN2, TABLES, Reading, To, experts, mlp
 
 ROUTED = {"ffn_gate_inp": To("mlp.gate", "numbers"), **experts("mlp.switch_mlp")}
 GATE_BIAS = {"exp_probs_b": To("mlp.e_score_correction_bias", "flat")}
@@ -25,6 +25,15 @@ def qwen2_moe(k: Keys, out: dict[str, Any]) -> None:
     out |= {"shared_expert_intermediate_size": k.get("expert_shared_feed_forward_length", int, 0),
             "qkv_bias": k.has("blk.0.attn_q.bias"), "norm_topk_prob": k.get("expert_weights_norm", bool, False),
             "decoder_sparse_step": 1, "mlp_only_layers": []}
+
+
+def deepseek32(k: Keys, out: dict[str, Any]) -> None:
+    """DeepSeek V3 with an indexer in every layer."""
+    deepseek2(k, out)
+    out |= {"index_n_heads": k.need("attention.indexer.head_count", int), "scoring_func": "sigmoid",
+            "index_head_dim": k.need("attention.indexer.key_length", int),
+            "index_topk": k.need("attention.indexer.top_k", int)}
+    k.only("expert_gating_func", int, GATING_SIGMOID)
 
 
 def dots1(k: Keys, out: dict[str, Any]) -> None:
@@ -179,7 +188,13 @@ AFMOE = {
 }
 QWEN2_MOE = {**QWEN2, **ROUTED, **mlp("mlp.shared_expert", "_shexp"),
              "ffn_gate_inp_shexp": To("mlp.shared_expert_gate.weight", "row")}
+INDEXER = {
+    "indexer.attn_q_b": To("self_attn.indexer.wq_b"), "indexer.attn_k": To("self_attn.indexer.wk"),
+    "indexer.k_norm": To("self_attn.indexer.k_norm", "vector"),
+    "indexer.proj": To("self_attn.indexer.weights_proj"),
+}
 SPARSE: dict[str, Reading] = {
+    "deepseek32": Reading("deepseek_v32", {**TABLES["deepseek2"], **INDEXER}, deepseek32),
     "qwen2moe": Reading("qwen2_moe", QWEN2_MOE, qwen2_moe),
     "dots1": Reading("dots1", {**QWEN2, **HEAD_NORMS, **GROUPED}, dots1),
     "granitemoe": Reading("granitemoe", {**LLAMA, **ROUTED}, granite_moe),

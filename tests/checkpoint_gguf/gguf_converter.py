@@ -12,6 +12,8 @@ from gguf.tensor_mapping import get_tensor_name_map
 from gguf_made import interleaved, tokenizer, write
 
 ARCHITECTURES = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+# Newer than the gguf package that is installed, which has its tensors' names under another model's.
+NEWER = {"deepseek32": ARCHITECTURES["glm-dsa"]}
 PERMUTED = ("llama", "internlm2", "granite", "granitemoe", "granitehybrid", "minicpm", "olmo", "bailingmoe",
             "mistral3")  # whose rope turns neighbours in llama.cpp and halves in Hugging Face
 PLUS_ONE = ("gemma", "qwen3next", "qwen35", "qwen35moe")  # norms that keep their distance from one
@@ -21,7 +23,7 @@ SUFFIXES = (".weight", ".bias")
 def convert(path: Path, architecture: str, state: dict[str, np.ndarray], c: dict[str, Any],
             own: dict[str, Any], extra: dict[str, np.ndarray], change=lambda name, value: value) -> Path:
     """Writes the checkpoint ``state`` with config.json ``c``; ``own`` is metadata beside what all have."""
-    names = get_tensor_name_map(ARCHITECTURES[architecture], layers(c))
+    names = get_tensor_name_map((ARCHITECTURES | NEWER)[architecture], layers(c))
     tensors: dict[str, np.ndarray] = dict(extra)
     metadata = {**base(c), **own}
     for name, value in stacked(state).items():
@@ -342,5 +344,5 @@ OWN = {
     "internlm2": internlm2, "bailingmoe": bailing, "stablelm": stablelm, "apertus": apertus, "openelm": openelm,
     "llama4": llama4, "granitehybrid": granite_hybrid, "granitemoe": granite_moe, "qwen3next": qwen3_next,
     "qwen35": qwen35, "qwen35moe": qwen35, "gemma3n": gemma3n, "gemma4": gemma4, "deepseek2": deepseek2,
-    "mimo2": mimo2, "lfm2moe": lfm2_moe, "bitnet": bitnet,
+    "deepseek32": deepseek2, "mimo2": mimo2, "lfm2moe": lfm2_moe, "bitnet": bitnet,
 }

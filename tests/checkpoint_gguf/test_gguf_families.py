@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import quants
-from gguf_converter import STACKED, convert, ternary
+from gguf_converter import NEWER, STACKED, convert, ternary
 from parity import reference
 from parity.cases import CASES
 from parity.cases.dense import EIGHTS, GPT, LLAMA4, LOCAL, TEMPERED
@@ -101,6 +101,13 @@ ROWS = {
     "dots1": ("dots1-one-group", {
         "expert_feed_forward_length": 32, "leading_dense_block_count": 1, "expert_shared_count": 2,
         "expert_weights_scale": 1.7, "expert_weights_norm": False, "expert_gating_func": 2}),
+    "deepseek32": ("deepseek_v32-indexed", {
+        "expert_weights_scale": 1.7, "leading_dense_block_count": 1, "expert_shared_count": 1,
+        "expert_feed_forward_length": 32, "attention.q_lora_rank": 32, "attention.kv_lora_rank": 32,
+        "attention.key_length": 40, "attention.value_length": 32, "attention.key_length_mla": 20,
+        "attention.value_length_mla": 10, "rope.dimension_count": 8, "attention.head_count_kv": 1,
+        "expert_gating_func": 2, "expert_weights_norm": True, "attention.indexer.head_count": 16,
+        "attention.indexer.key_length": 16, "attention.indexer.top_k": 7}),
     "phimoe": ("phimoe-plain", {"expert_count": 8}),
     "olmoe": ("olmoe-plain", {}),
     "bailingmoe": (Case("bailing_moe", "gguf", LOCAL, like="mixtral", rewrite=as_ling_plain), {
@@ -290,4 +297,4 @@ def test_quantized_weights_give_the_logits_of_their_values(tmp_path, name, kind)
 
 def test_every_architecture_that_both_know_is_read_and_tested():
     assert {row[0] for row in ALL.values()} | FIRST | HALVES == set(ARCHITECTURES)
-    assert set(ARCHITECTURES) <= set(gguf.MODEL_ARCH_NAMES.values())
+    assert set(ARCHITECTURES) <= set(gguf.MODEL_ARCH_NAMES.values()) | set(NEWER)
