@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
@@ -28,6 +30,7 @@ def attach(model: nn.Module, folder: str | Path, *, name: str | None = None, str
     """Puts the adapter in ``folder`` (of mlx-lm or PEFT) on ``model``; returns its ``name`` there, by default the
     folder's. ``strength`` scales what it adds. Raises MLXLMError, and the model is then as it was."""
     held = _held(model)
+    _check_strength(strength)
     name = name or Path(folder).expanduser().resolve().name
     if not name or "." in name or name in held.strengths:
         raise UsageError("an adapter needs a name of its own, without a dot", where="name", found=repr(name))
@@ -77,12 +80,18 @@ def attached(model: Any) -> dict[str, float]:
 def set_strength(model: nn.Module, name: str, strength: float) -> None:
     """Scales what an adapter adds: 1 is as it was trained, 0 nothing. Raises UsageError for a name that isn't on."""
     held = _known(model, name)
+    _check_strength(strength)
     if name in held.before:
         raise UsageError("the adapter replaces tensors, so it has no strength", where=name)
     for module in _adapted(model).values():
         if name in module.parts:
-            module.parts[name].strength = strength
+            module.parts[name].strength = mx.array(strength)
     held.strengths[name] = strength
+
+
+def _check_strength(strength: float) -> None:
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not math.isfinite(strength):
+        raise UsageError("the strength must be a number", where="strength", found=repr(strength))
 
 
 def detach(model: nn.Module, name: str | None = None) -> None:

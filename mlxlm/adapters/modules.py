@@ -20,7 +20,8 @@ class Part(nn.Module):
     def __init__(self, low: LowRank, base: nn.Module, strength: float):
         super().__init__()
         self.a, self.b = low.a, low.b
-        self.scale, self.strength, self.head = low.scale, strength, low.head
+        self.scale, self.head = low.scale, low.head
+        self.strength = mx.array(strength)  # an array, so that what tells models apart by their arrays sees it
         if low.magnitude is not None:
             changed = plain_weight(base).astype(mx.float32) + self.change()
             self.factor = low.magnitude / mx.linalg.norm(changed, axis=-1)

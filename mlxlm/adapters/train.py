@@ -86,6 +86,7 @@ def _run(model: Any, examples: list, held_out: list | None, folder: Path, plan: 
         raise MLXLMError("fine-tuning runs by mlx-lm's trainer, which isn't installed",
                          hint="Install it with `pip install mlx-lm`.") from error
     import mlx.optimizers as optimizers
+    import numpy
 
     done = Trained(folder)
 
@@ -97,6 +98,7 @@ def _run(model: Any, examples: list, held_out: list | None, folder: Path, plan: 
             done.validation.append((val_info["iteration"], float(val_info["val_loss"])))
 
     mx.random.seed(plan.seed)
+    numpy.random.seed(plan.seed)  # the trainer draws its batches with it
     model.freeze()
     layers = len(model.layers) if plan.layers < 0 else plan.layers
     if layers > len(model.layers):

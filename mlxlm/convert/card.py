@@ -16,7 +16,8 @@ def card(conversion: Conversion, quality: Quality | None = None, *, revision: st
     source = conversion.source
     title = name or conversion.folder.name
     on_hub = not Path(source).expanduser().exists() and source.count("/") == 1
-    head = ["---", "library_name: mlx", "tags:", "- mlx", "pipeline_tag: text-generation"]
+    head = ["---", "library_name: mlx", "tags:", "- mlx",
+            f"pipeline_tag: {'image-text-to-text' if _sees(conversion) else 'text-generation'}"]
     head += [f"base_model: {source}"] if on_hub else []
     head += [f"license: {license}"] if license else []
     lines = [*head, "---", "", f"# {title}", "",
@@ -24,8 +25,20 @@ def card(conversion: Conversion, quality: Quality | None = None, *, revision: st
              f"{f' at revision {revision}' if revision else ''} with mlxlm {__version__}.", "", *_facts(conversion),
              *(_measured(quality) if quality else []), "", "```python", "from mlxlm import load, generate", "",
              f'model, processor = load("{title}")',
-             'print(generate(model, processor, [{"role": "user", "content": "Hello"}]))', "```", ""]
+             _example(conversion), "```", ""]
     return "\n".join(lines)
+
+
+def _sees(conversion: Conversion) -> bool:
+    return "vision_config" in conversion.config
+
+
+def _example(conversion: Conversion) -> str:
+    if _sees(conversion):
+        said = '[{"role": "user", "content": "What is in this picture?"}], images=["picture.png"]'
+    else:
+        said = '[{"role": "user", "content": "Hello"}]'
+    return f"print(generate(model, processor, {said}))"
 
 
 def _facts(conversion: Conversion) -> list[str]:
@@ -34,7 +47,9 @@ def _facts(conversion: Conversion) -> list[str]:
     if conversion.recipe is not None:
         recipe = conversion.recipe
         base = recipe.base
-        rows.insert(0, ("recipe", f"{recipe.name}, {base.bits} bits ({base.mode}) in groups of {base.group_size}"))
+        said = f"{recipe.name}, {base.bits} bits ({base.mode}) in groups of {base.group_size}"
+        said = "bits by measured sensitivity" if recipe.measured else said
+        rows.insert(0, ("recipe", f"{said}, {conversion.method}" if conversion.method else said))
         counts: dict[str, int] = {}
         for setting in conversion.settings.values():
             key = f"{setting.bits} bits in groups of {setting.group_size}"

@@ -42,6 +42,7 @@ class Conversion:
     config: dict[str, Any] = field(repr=False)
     settings: dict[str, Setting] = field(default_factory=dict, repr=False)
     recipe: Recipe | None = None
+    method: str | None = None
 
     @property
     def bits_per_weight(self) -> float:
@@ -101,7 +102,7 @@ def convert(  # long: an argument a line
     if wanted is not None:
         config = {**config, "dtype": dtype, "torch_dtype": dtype}
     written = _write(model, checkpoint, config, folder, plan, max_shard_bytes, progress)
-    return replace(written, source=str(source), settings=settings, recipe=recipe)
+    return replace(written, source=str(source), settings=settings, recipe=recipe, method=method)
 
 
 def _quantized(model: Any, checkpoint: Checkpoint, recipe: Recipe | None, method: str | None,

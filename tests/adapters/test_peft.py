@@ -9,6 +9,7 @@ import tiny_models
 
 from mlxlm import adapters, load_model
 from mlxlm.errors import MLXLMError
+from mlxlm.generate.fingerprint import fingerprint
 
 from .made import peft, transformers_logits
 
@@ -76,7 +77,9 @@ def test_several_at_once_each_with_its_strength(tmp_path):
     plain = logits(model)
     assert adapters.attach_all(model, [first, second]) == ["one", "two"]
     assert close(logits(model), transformers_logits(tmp_path / "m2", IDS))
+    whole = fingerprint(model)
     adapters.set_strength(model, "two", 0.0)
+    assert fingerprint(model) != whole
     assert close(logits(model), transformers_logits(tmp_path / "m1", IDS))
     adapters.detach(model, "two")
     assert adapters.attached(model) == {"one": 1.0}
@@ -124,6 +127,15 @@ def test_a_quantized_model_keeps_its_bits_under_an_adapter(tmp_path):
     adapters.fuse(model)
     assert model.layers[0].self_attn.q_proj.bits == 8
     assert close(logits(model), logits(plain), 0.1) and not close(logits(model), logits(plain))
+
+
+@pytest.mark.parametrize("arguments", [{"strength": float("nan")}, {"strength": "1"}, {"name": "a.b"}])
+def test_names_and_strengths_that_cannot_be(arguments, tmp_path):
+    folder = peft(case("llama-llama3-rope-biases-tied"), tmp_path / "a", ATTENTION)
+    with pytest.raises(MLXLMError):
+        adapters.attach(tiny_models.model("attention"), folder, **arguments)
+    with pytest.raises(MLXLMError, match="no adapter of this name"):
+        adapters.detach(tiny_models.model("attention"), "nothing")
 
 
 def damage(folder, **changes):
