@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,10 @@ def typed(repl: Repl) -> Iterator[str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.output import create_output
 
+    output = None if sys.stdout.isatty() else create_output(always_prefer_tty=True)  # the answers are piped on
     session: Any = PromptSession(history=_history(repl), completer=_completer(repl), key_bindings=_keys(),
                                  multiline=True, complete_while_typing=_slash(), enable_open_in_editor=True,
-                                 prompt_continuation="… ", output=create_output(always_prefer_tty=True))
+                                 prompt_continuation="… ", output=output)
     while True:
         prefill, repl.prefill = repl.prefill, ""
         try:

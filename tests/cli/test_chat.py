@@ -308,6 +308,33 @@ def test_no_color_leaves_no_colour(model, tmp_path):
     talk.leave()
 
 
+def test_answers_can_be_piped_on_from_a_keyboard(model, tmp_path):
+    code = ("import os, subprocess, sys; sys.exit(subprocess.run([sys.executable, '-m', 'mlxlm', *sys.argv[1:]], "
+            f"stdout=open({str(tmp_path / 'out')!r}, 'w')).returncode)")
+    talk = Chat(tmp_path, "chat", model, "-m", "6", *TINY, code=code)
+    talk.send("Hello")
+    assert "taken back: Hello" in talk.send("/undo")
+    talk.leave()
+    answer = answers(model, "Hello", logit_bias={2: -float("inf")})[0]
+    assert (tmp_path / "out").read_bytes().decode() == answer + "\n"
+
+
+def test_a_terminal_that_knows_nothing(model, tmp_path):
+    import pexpect
+
+    environment = {**os.environ, "TERM": "dumb", "XDG_STATE_HOME": str(tmp_path)}
+    child = pexpect.spawn(sys.executable, ["-m", "mlxlm", "chat", model, "-m", "6"], encoding="utf-8", timeout=30,
+                          env=environment, codec_errors="replace")
+    child.expect("> ")
+    child.send("/help\r")
+    child.expect("/export FILE")
+    child.expect("> ")
+    child.sendeof()
+    child.read()
+    child.close()
+    assert child.exitstatus == 0
+
+
 def test_nothing_heavy_before_it_is_needed(model):
     import subprocess
 
