@@ -22,6 +22,8 @@ from . import reference
 from .cases import CASES
 from .test_parity import BOUND, assert_close, case_of, run
 
+FIRST = {c.model_type: c.name for c in reversed(CASES)}.values()  # one of each type
+
 
 def quantized(model, bits=4, skip=()):
     """The model with every layer in ``bits`` that can be, as it would be after loading."""
@@ -44,7 +46,7 @@ def source(row, tmp_path):
     return reference.save_old_config(tmp_path / "model", tmp_path / "old")
 
 
-@pytest.mark.parametrize("bits", [None, 4])
+@pytest.mark.parametrize("row, bits", [*((c.name, None) for c in CASES), *((n, 4) for n in FIRST)], indirect=["row"])
 def test_saved_and_loaded_again(row, bits, tmp_path):
     case, _, ids, _ = row
     folder = source(row, tmp_path)
