@@ -329,8 +329,8 @@ def test_a_terminal_that_knows_nothing(model, tmp_path):
     child.send("/help\r")
     child.expect("/export FILE")
     child.expect("> ")
-    child.sendeof()
-    child.read()
+    child.send("/exit\r")
+    child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
 
