@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from .options import MODEL
@@ -16,12 +18,19 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("models", type=MODEL, nargs=-1, required=True, metavar="MODEL...")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
-def command(models: tuple[str, ...], yes: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list; takes --yes.")
+def command(models: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove downloaded models. Folders and files of your own are never touched."""
+    from ..errors import UsageError
     from ..sources import store
     from .info import size
 
     found = [store.find(name) for name in dict.fromkeys(models)]
+    if as_json:
+        if not yes:
+            raise UsageError("nobody can be asked", where="--json", hint="Add --yes.")
+        click.echo(json.dumps([{"name": model.name, "bytes": store.remove(model)} for model in found]))
+        return
     for model in found:
         if not yes and not click.confirm(f"Remove {model.name} ({size(model.size)})?"):
             click.echo("Kept.")

@@ -28,7 +28,10 @@ def test_pull_list_rm(server):
     assert "owner/ggufs" in run(list_command, "gg").output and "owner/model" not in run(list_command, "gg").output
 
     assert "Kept" in run(rm_command, "owner/model", input="n\n").output and len(store.stored()) == 2
-    assert "freed" in run(rm_command, "owner/model", "owner/ggufs", "--yes").output
+    assert "freed" in run(rm_command, "owner/model", "--yes").output
+    with pytest.raises(UsageError, match="--yes"):
+        run(rm_command, "owner/ggufs", "--json")
+    assert json.loads(run(rm_command, "owner/ggufs", "--json", "--yes").output)[0]["name"] == "owner/ggufs"
     assert store.stored() == []
     assert not [path for path in server.cache.iterdir() if path.name.startswith(("models--", ".removed"))]
 
