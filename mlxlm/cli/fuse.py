@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -26,8 +27,9 @@ Examples:
               help="Of weights that aren't quantized.")
 @click.option("--revision", metavar="REV", help="A branch, tag or commit of the source.")
 @click.option("--upload-repo", metavar="OWNER/NAME", help="Upload the result to the hub.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(model: str, adapter_path: tuple[str, ...], save_path: Path, dequantize: bool, dtype: str | None,
-            revision: str | None, upload_repo: str | None) -> None:
+            revision: str | None, upload_repo: str | None, as_json: bool) -> None:
     """Add adapters to a model's weights. Quantized weights are quantized again as they were, which rounds."""
     from ..convert import convert
     from ..convert.finish import finish
@@ -36,6 +38,10 @@ def command(model: str, adapter_path: tuple[str, ...], save_path: Path, dequanti
     adapters = dict(_with_strength(text) for text in adapter_path)
     done = convert(model, save_path, adapters=adapters, dequantized=dequantize, dtype=dtype, revision=revision)
     finish(done, revision=revision, upload=upload_repo)
+    if as_json:
+        click.echo(json.dumps({"folder": str(done.folder), "bytes": done.bytes,
+                               "bits_per_weight": done.bits_per_weight}))
+        return
     click.echo(f"{done.folder}: {size(done.bytes)}, {done.bits_per_weight:.2f} bits a weight")
 
 

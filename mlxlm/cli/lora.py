@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -35,7 +36,8 @@ Examples:
 @click.option("--grad-checkpoint", "checkpoint", is_flag=True, help="Less memory, more time.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N")
 @click.option("--revision", metavar="REV", help="A branch, tag or commit of the model.")
-def command(model: str, data: Path, adapter_path: Path, revision: str | None, **plan) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the folder, and the losses by step.")
+def command(model: str, data: Path, adapter_path: Path, revision: str | None, as_json: bool, **plan) -> None:
     """Train a LoRA or DoRA adapter on a dataset."""
     from ..adapters.train import Plan, train
     from ..load import load
@@ -44,5 +46,8 @@ def command(model: str, data: Path, adapter_path: Path, revision: str | None, **
     loaded, processor = load(model, revision=revision)[:2]
     done = train(loaded, getattr(processor, "tokenizer", processor), data, adapter_path,
                  Plan(**plan, layers=min(layers, len(loaded.layers))))
+    if as_json:
+        click.echo(json.dumps({"folder": str(done.folder), "losses": done.losses}))
+        return
     first, last = done.losses[0][1], done.losses[-1][1]
     click.echo(f"{done.folder}: loss {first:.4f} to {last:.4f}")

@@ -101,8 +101,9 @@ def test_the_command_fuses_what_load_attaches(tmp_path, mlxlm, quantized):
         assert mlxlm("convert", source, "-o", tmp_path / "q", "-q", "--q-bits", "8", "--q-group-size", "32")[0] == 0
         source = tmp_path / "q"
     expected = logits(load(source, adapter_path={folder: 0.5})[0])
-    status, _, err = mlxlm("fuse", source, "--adapter-path", f"{folder}=0.5", "--save-path", tmp_path / "f")
+    status, out, err = mlxlm("fuse", source, "--adapter-path", f"{folder}=0.5", "--save-path", tmp_path / "f", "--json")
     assert status == 0, err
+    assert json.loads(out)["folder"] == str(tmp_path / "f")
     fused = load_model(tmp_path / "f")
     assert ("scales" in fused.layers[0].self_attn.q_proj) == quantized
     assert close(logits(fused), expected, 0.05 if quantized else 1e-4)
@@ -149,6 +150,9 @@ def test_the_command_trains(tmp_path, mlxlm):
     first, last = map(float, re.search(r"loss ([\d.]+) to ([\d.]+)", out).groups())
     assert first > 0 and last > 0 and (tmp_path / "a" / "adapters.safetensors").exists()
     assert mlxlm("generate", source, TEXT, "--adapter-path", tmp_path / "a", "-m", "3")[0] == 0
+    status, out, _ = mlxlm("lora", source, "--data", tmp_path / "d.jsonl", "--adapter-path", tmp_path / "b",
+                           "--iters", "2", "--batch-size", "2", "--json")
+    assert status == 0 and json.loads(out.splitlines()[-1])["losses"]
 
 
 BAD = {
