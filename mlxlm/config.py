@@ -221,10 +221,17 @@ def _rope_kind(settings: dict) -> dict:
 
 
 def older_words(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with transformers 5's rope_parameters in transformers 4's words too, for programs that read those.
+    """The config with transformers 5's words in transformers 4's too, for programs that read those.
 
-    Keys that stand there already stay. Settings by layer type have older words only as far as Gemma 3's reach.
+    Keys that stand there already stay. Settings of ropes by layer type have older words only as far as Gemma 3's reach.
     """
+    older = _older_ropes(config)
+    if older.get("num_local_experts") is not None:
+        older.setdefault("num_experts", older["num_local_experts"])
+    return older
+
+
+def _older_ropes(config: dict[str, Any]) -> dict[str, Any]:
     rope = config.get("rope_parameters")
     if not isinstance(rope, dict):
         return dict(config)

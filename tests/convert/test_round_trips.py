@@ -61,3 +61,13 @@ def test_a_vision_language_model_keeps_its_tower_plain(model_type, tmp_path):
     kept = dict(tree_flatten(model.parameters()))
     towers = {name: w for name, w in tree_flatten(before.parameters()) if not name.startswith("language_model")}
     assert towers and all(mx.array_equal(kept[name], w) for name, w in towers.items())
+
+
+def test_experts_counted_in_newer_words_are_counted_in_older_ones_too(tmp_path):
+    """transformers 5 writes `num_local_experts` where mlx-lm reads `num_experts`."""
+    from mlx_lm.utils import load_model as theirs
+
+    source = tiny_models.folder(tiny_models.KINDS["experts"])
+    assert "num_experts" not in json.loads((source / "config.json").read_text())
+    convert(source, tmp_path / "out")
+    assert close(logits(theirs(tmp_path / "out")[0]), logits(load_model(source)), 2e-4)
