@@ -9,6 +9,8 @@ from mlxlm import bench
 from mlxlm.bench import Row, Spread
 from mlxlm.cli.bench import command
 
+pytestmark = pytest.mark.slow  # left to `make test`: `make check` is for every edit
+
 
 def test_engines_are_measured_on_one_folder(model):
     result = CliRunner().invoke(command, [str(model), "-p", "8,16", "-n", "3", "-b", "1,2", "--trials", "2",

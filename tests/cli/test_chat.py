@@ -15,6 +15,8 @@ import mlxlm as package
 pytest.importorskip("pexpect")
 from terminal import Chat
 
+pytestmark = pytest.mark.slow  # left to `make test`: `make check` is for every edit
+
 TINY = ["--logit-bias", "2=-inf"]
 """The tiny model never ends an answer by itself, so that its length is known."""
 

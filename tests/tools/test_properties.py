@@ -22,6 +22,8 @@ from mlxlm.errors import UsageError
 from mlxlm.tools import FORMATS, ReasoningProtocol, format, parse
 from mlxlm.tools.formats import find
 
+pytestmark = pytest.mark.slow  # left to `make test`: `make check` is for every edit
+
 THINK = ReasoningProtocol("<think>", "</think>", implicit_ends=tuple(o for f in FORMATS for o in find(f).openers))
 quick = settings(max_examples=60, deadline=None, derandomize=True,
                  suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
