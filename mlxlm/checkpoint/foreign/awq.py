@@ -12,7 +12,6 @@ from ...weights import Weights
 from ..bits import pack
 from ..bits import unpack as codes_of
 from . import groups, whole_number
-from .gptq import _odd
 
 PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 """The nibble of a word that holds its first, second, … column."""
@@ -29,10 +28,7 @@ def unpack(weights: Weights, settings: dict[str, Any], where: object) -> tuple[W
     weights = dict(weights)
     for path in groups.modules(weights, "qweight"):
         _module(weights, path)
-    usual = settings.get("group_size") or settings.get("q_group_size")
-    size = usual if usual in groups.GROUPS else 128
-    return weights, {"group_size": size, "bits": 4, "mode": "affine",
-                     **{path: {"group_size": s, "bits": 4} for path, s in _odd(weights, 4, size).items()}}
+    return weights, groups.quantization(weights, 4, settings.get("group_size") or settings.get("q_group_size"))
 
 
 def _columns(words: mx.array) -> mx.array:

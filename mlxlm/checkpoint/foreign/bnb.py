@@ -17,7 +17,6 @@ from ..bits import pack
 from . import groups
 
 STATES = ("nf4", "fp4")
-DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
 def unpack(weights: Weights, settings: dict[str, Any], where: object) -> tuple[Weights, dict[str, Any] | None]:
@@ -32,10 +31,7 @@ def unpack(weights: Weights, settings: dict[str, Any], where: object) -> tuple[W
     eight = found or (not weights and bool(settings.get("load_in_8bit")))
     if not eight:
         return weights, None
-    sizes = {p: weights[f"{p}.weight"].shape[-1] * 4 // weights[f"{p}.scales"].shape[-1]
-             for p in groups.modules(weights, "scales")}
-    return weights, {"group_size": 128, "bits": 8, "mode": "affine",
-                     **{p: {"group_size": s, "bits": 8} for p, s in sizes.items() if s != 128}}
+    return weights, groups.quantization(weights, 8)
 
 
 def _int8(weights: Weights, path: str) -> None:
@@ -68,7 +64,7 @@ def _four_bits(weights: Weights, path: str, kind: str) -> None:
     groups.expect((codes.size * 2, absmax.size), (count + count % 2, blocks), name)
     nibbles = mx.stack([codes >> 4, codes & 15], -1).flatten()[:count]
     values = levels[nibbles] * mx.repeat(absmax.astype(mx.float32), state["blocksize"])[:count]
-    weights[name] = values.reshape(shape).astype(DTYPES[state["dtype"]])
+    weights[name] = values.reshape(shape).astype(groups.DTYPES[state["dtype"]])
 
 
 def _state(packed: mx.array, name: str) -> dict[str, Any]:
@@ -80,6 +76,7 @@ def _state(packed: mx.array, name: str) -> dict[str, Any]:
                  "nested_offset": float(state.get("nested_offset", 0.0))}
     except (ValueError, KeyError, TypeError) as error:
         raise WeightError("the quantization state can't be read", where=name) from error
-    if found["dtype"] not in DTYPES or found["blocksize"] < 1 or found["nested_blocksize"] < 1 or not found["shape"]:
+    sizes = min(found["blocksize"], found["nested_blocksize"])
+    if found["dtype"] not in groups.DTYPES or sizes < 1 or not found["shape"]:
         raise WeightError("the quantization state can't be right", where=name, found=str(found)[:100])
     return found

@@ -15,7 +15,6 @@ from ...weights import Weights
 from ..bits import pack
 from ..bits import unpack as codes_of
 from . import groups
-from .gptq import _odd
 
 INNER = ("input_scale", "input_zero_point", "output_scale", "weight_shape", "input_global_scale")
 """What says nothing about the weights themselves: scales of activations, a shape."""
@@ -38,8 +37,7 @@ def unpack(weights: Weights, settings: dict[str, Any], where: object) -> tuple[W
     plain = not any(name.endswith(".scales") for name in weights) if weights else _is_float(schemes)
     if plain:
         return weights, None
-    return weights, {"group_size": 128, "bits": count, "mode": "affine",
-                     **{path: {"group_size": s, "bits": count} for path, s in _odd(weights, count, 128).items()}}
+    return weights, groups.quantization(weights, count)
 
 
 def _is_float(schemes: dict[str, Any]) -> bool:
@@ -82,13 +80,13 @@ def _packed(weights: Weights, path: str, bits: int) -> None:
 
 
 def _whole(weights: Weights, path: str, dtype: Any) -> None:
-    from .fp8 import DTYPES, spread
+    from .fp8 import spread
 
     weight, scale = groups.take(weights, f"{path}.weight", 2), weights.pop(f"{path}.weight_scale")
     zeros = weights.pop(f"{path}.weight_zero_point", None)
     if weight.dtype == mx.uint8:  # float8, as it is read
         plain = mx.from_fp8(weight, mx.float32) * spread(scale.astype(mx.float32), weight.shape, path)
-        weights[f"{path}.weight"] = plain.astype(DTYPES.get(str(dtype), mx.bfloat16))
+        weights[f"{path}.weight"] = plain.astype(groups.DTYPES.get(str(dtype), mx.bfloat16))
         return
     out, width = weight.shape
     per_row = mx.broadcast_to(scale.astype(mx.float32).reshape(-1, *scale.shape[1:] or (1,)), (out, _columns(scale)))

@@ -11,7 +11,6 @@ from ...errors import ConfigError, WeightError
 from ...weights import Weights
 from . import groups
 
-DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 SCALES = ("weight_scale_inv", "weight_scale")
 SPARE = ("input_scale", "activation_scale", "k_scale", "v_scale")
 
@@ -21,7 +20,7 @@ def unpack(weights: Weights, settings: dict[str, Any], where: object) -> tuple[W
     if not (isinstance(block, list) and len(block) == 2 and all(isinstance(b, int) and b > 0 for b in block)):
         raise ConfigError("not a block's size", where=f"{where}: quantization_config.weight_block_size",
                           found=repr(block)[:60], expected="two whole numbers, such as [128, 128]")
-    dtype = DTYPES.get(str(settings.get("dtype")).removeprefix("torch."), mx.bfloat16)
+    dtype = groups.DTYPES.get(str(settings.get("dtype")).removeprefix("torch."), mx.bfloat16)
     weights = dict(weights)
     for marker in SCALES:
         for path in groups.modules(weights, marker):

@@ -25,17 +25,13 @@ def unpack(weights: Weights, settings: dict[str, Any], where: object) -> tuple[W
         raise ConfigError("this layout of GPTQ isn't read", where=f"{where}: quantization_config.checkpoint_format",
                           found=repr(form), expected="gptq or gptq_v2",
                           hint="Look for an mlx-community conversion of the model.")
-    weights, sizes = dict(weights), set()
+    weights = dict(weights)
     for path in groups.modules(weights, "qweight"):
-        size = _module(weights, path, bits, 0 if form == "gptq_v2" else 1)
-        sizes.add(size)
-    usual = settings.get("group_size")
-    size = usual if usual in groups.GROUPS else 128
-    return weights, {"group_size": size, "bits": bits, "mode": "affine",
-                     **{path: {"group_size": s, "bits": bits} for path, s in _odd(weights, bits, size).items()}}
+        _module(weights, path, bits, 0 if form == "gptq_v2" else 1)
+    return weights, groups.quantization(weights, bits, settings.get("group_size"))
 
 
-def _module(weights: Weights, path: str, bits: int, less: int) -> int:
+def _module(weights: Weights, path: str, bits: int, less: int) -> None:
     words = groups.take(weights, f"{path}.qweight", 2).T.view(mx.uint32)
     zeros = codes_of(groups.take(weights, f"{path}.qzeros", 2), bits)
     scales = groups.take(weights, f"{path}.scales", 2)
@@ -50,12 +46,11 @@ def _module(weights: Weights, path: str, bits: int, less: int) -> int:
     if order is not None and _mixed(order, width, scales.shape[0], path):
         codes = codes_of(words, bits).astype(mx.float32)
         weights[f"{path}.weight"] = (codes * scale[:, order] + offset[:, order]).astype(scales.dtype)
-        return 0
+        return
     size = groups.group_size(width, scales.shape[0], path)
     weights[f"{path}.weight"] = mx.contiguous(words)
     weights[f"{path}.scales"] = groups.repeated(scale, width, size)
     weights[f"{path}.biases"] = groups.repeated(offset, width, size)
-    return size
 
 
 def _mixed(order: mx.array, width: int, count: int, path: str) -> bool:
@@ -65,14 +60,3 @@ def _mixed(order: mx.array, width: int, count: int, path: str) -> bool:
         raise WeightError("g_idx doesn't fit the module", where=f"{path}.g_idx", found=tuple(found.shape),
                           expected=f"{width} numbers below {count}")
     return bool((found != np.arange(width) // -(-width // count)).any())
-
-
-def _odd(weights: Weights, bits: int, size: int) -> dict[str, int]:
-    """Modules whose group size isn't the usual one, by what their scales say."""
-    odd = {}
-    for path in groups.modules(weights, "scales"):
-        width = weights[f"{path}.weight"].shape[-1] * 32 // bits
-        own = width // weights[f"{path}.scales"].shape[-1]
-        if own != size:
-            odd[path] = own
-    return odd

@@ -1,11 +1,14 @@
 """What formats in groups share: modules found by their tensors, shapes checked, groups brought to MLX's sizes."""
 
+from typing import Any
+
 import mlx.core as mx
 
 from ...errors import WeightError
 from ...weights import Weights
 
 GROUPS = (128, 64, 32)  # MLX's, largest first
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
 def modules(weights: Weights, marker: str) -> list[str]:
@@ -50,3 +53,17 @@ def expect(shape: tuple[int, ...], expected: tuple[int, ...], name: str) -> None
     if tuple(shape) != expected:
         raise WeightError("a tensor of a quantized module is misshapen", where=name, found=tuple(shape),
                           expected=expected)
+
+
+def quantization(weights: Weights, bits: int, usual: Any = None) -> dict[str, Any]:
+    """The ``quantization`` of repacked modules: one group size, and a row for each module whose scales say another.
+
+    ``usual`` is the checkpoint's own group size, taken where MLX has it.
+    """
+    size = usual if usual in GROUPS else 128
+    settings: dict[str, Any] = {"group_size": size, "bits": bits, "mode": "affine"}
+    for path in modules(weights, "scales"):
+        own = weights[f"{path}.weight"].shape[-1] * 32 // bits // weights[f"{path}.scales"].shape[-1]
+        if own != size:
+            settings[path] = {"group_size": own, "bits": bits}
+    return settings
