@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from . import piecewise
 from .errors import WeightError
 
 # long: all kinds of rules, which refer to each other
@@ -138,7 +139,7 @@ class Stack:
             )
         if len(shapes := {tuple(w.shape) for w in experts.values()}) > 1:
             raise WeightError("experts differ in shape", where=name, found=sorted(shapes)[:4])
-        return mx.stack([experts[i] for i in range(len(experts))])
+        return piecewise.stack([experts[i] for i in range(len(experts))])
 
 
 @dataclass(frozen=True)

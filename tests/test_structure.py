@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
     {"errors", "data", "files"},
-    {"config", "weights", "kernels", "cache", "layers", "names"},
+    {"config", "piecewise", "weights", "kernels", "cache", "layers", "names"},
     {"architecture", "decoder", "vlm", "recipe", "per_layer"},
     {"models", "vlms", "vision", "processors"},
     {"configuration", "registry", "fallback", "checkpoint", "sources", "strict", "text", "roles",

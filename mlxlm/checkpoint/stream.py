@@ -7,7 +7,7 @@ converted in the memory of its largest tensor.
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..weights import Weights
 DTYPES = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16", mx.uint32: "U32", mx.int32: "I32", mx.uint8: "U8",
           mx.int8: "I8", mx.uint16: "U16", mx.int16: "I16", mx.uint64: "U64", mx.int64: "I64", mx.bool_: "BOOL"}
 PIECE = 1 << 24
+BLOCK = 1 << 24
 
 
 def write_safetensors(file: Path, weights: Weights, metadata: dict[str, str] | None = None,
@@ -49,13 +50,25 @@ def write_safetensors(file: Path, weights: Weights, metadata: dict[str, str] | N
 
 
 def _write_tensor(out: Any, w: mx.array, digest: Any, progress: Callable[[int], Any]) -> None:
+    for block in _blocks(w):
+        flat = mx.contiguous(block.flatten()).view(mx.uint8)  # a scalar has no view of its bytes
+        mx.eval(flat)
+        data = memoryview(flat).cast("B")  # type: ignore[arg-type]
+        for start in range(0, len(data), PIECE):
+            piece = data[start:start + PIECE]
+            digest.update(piece)
+            out.write(piece)
+            progress(len(piece))
+
+
+def _blocks(w: mx.array) -> Iterator[mx.array]:
+    """``w`` in order, a large one in parts: a part of a view is copied, and not the whole."""
     if not w.nbytes:
         return
-    flat = mx.contiguous(w.flatten()).view(mx.uint8)  # a scalar has no view of its bytes
-    mx.eval(flat)
-    data = memoryview(flat).cast("B")  # type: ignore[arg-type]
-    for start in range(0, len(data), PIECE):
-        piece = data[start:start + PIECE]
-        digest.update(piece)
-        out.write(piece)
-        progress(len(piece))
+    if w.ndim < 2 or w.nbytes <= BLOCK:
+        yield w
+        return
+    mx.eval(w)
+    step = max(1, w.shape[0] * BLOCK // w.nbytes)
+    for at in range(0, w.shape[0], step):
+        yield w[at:at + step]

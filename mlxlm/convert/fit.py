@@ -9,6 +9,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ..checkpoint.bits import pack
+from ..piecewise import by_rows
 
 STARTS = (0.0, -0.3, 0.3, -0.6, 0.6, -0.9, 0.9, -1.2, 1.2, -1.6, -2.0, -2.5)
 """How many steps more (or, below zero, fewer) than the format has the group's range is first divided into."""
@@ -21,13 +22,8 @@ def fitted(w: mx.array, bits: int, group_size: int) -> tuple[mx.array, mx.array,
 
     Scales and biases have w's dtype, and the codes are those that are nearest with them so rounded.
     """
-    width = w.shape[-1]
-    flat = w.reshape(-1, width)
-    step = max(1, ROWS // width)
-    parts = [_part(flat[at:at + step], bits, group_size) for at in range(0, flat.shape[0], step)]
-    packed, scales, biases = (mx.concatenate(list(some)) for some in zip(*parts, strict=True))
-    shape = w.shape[:-1]
-    return packed.reshape(*shape, -1), scales.reshape(*shape, -1), biases.reshape(*shape, -1)
+    packed, scales, biases = by_rows(w, lambda rows: _part(rows, bits, group_size), ROWS)
+    return packed, scales, biases
 
 
 def _part(w: mx.array, bits: int, group_size: int) -> tuple[mx.array, mx.array, mx.array]:

@@ -12,8 +12,12 @@ from mlx.utils import tree_unflatten
 from ..errors import MLXLMError
 from ..layers.dequantize import is_quantized as in_groups
 from ..layers.dequantize import plain
+from ..piecewise import by_rows
 from .fit import fitted
 from .recipes import Recipe, Setting
+
+ROWS = 1 << 24
+"""Numbers that are quantized at a time."""
 
 
 def quantize(model: nn.Module, recipe: Recipe, only: Callable[[str, Any], bool] | None = None) -> dict[str, Setting]:
@@ -37,13 +41,20 @@ def quantize(model: nn.Module, recipe: Recipe, only: Callable[[str, Any], bool] 
         nn.quantize(model, class_predicate=chosen)
     except (ValueError, TypeError) as error:
         raise MLXLMError(f"MLX can't quantize this model: {error}".splitlines()[0]) from error
-    if recipe.fit:
-        for path, module in model.named_modules():
-            if path in done and done[path].mode == "affine":
-                setting = done[path]
-                module["weight"], module["scales"], module["biases"] = fitted(
-                    weights.pop(path), setting.bits, setting.group_size)
+    for path, module in model.named_modules():
+        if path in done:
+            _fill(module, weights.pop(path), done[path], recipe.fit)
     return done
+
+
+def _fill(module: Any, w: mx.array, setting: Setting, fit: bool) -> None:
+    """What stands for ``w`` in a quantized module, made some rows at a time: what bounds the memory."""
+    if fit and setting.mode == "affine":
+        made: tuple[mx.array, ...] = fitted(w, setting.bits, setting.group_size)
+    else:
+        made = by_rows(w, lambda rows: tuple(mx.quantize(rows, **setting.as_dict())), ROWS)
+    for name, part in zip(("weight", "scales", "biases"), made, strict=False):
+        module[name] = part
 
 
 def dequantize(model: nn.Module, dtype: mx.Dtype | None = None) -> int:

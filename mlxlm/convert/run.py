@@ -31,6 +31,10 @@ SPARE_ROOM = 64 << 20
 """Bytes of disk beyond the weights: tokenizer, header, card."""
 
 
+AHEAD = 1 << 24
+"""Bytes of memory from which on MLX waits for what it has begun before it begins more."""
+
+
 @dataclass(frozen=True)
 class Conversion:
     """What was written. Sizes in bytes; ``settings`` are those of each quantized module, by its path here."""
@@ -132,7 +136,8 @@ def _write(model: Any, checkpoint: Checkpoint, config: dict[str, Any], folder: P
     written = saved_config(config, quantization)
     model.update(_emptied(model))  # from here on `weights` alone holds them
     total = sum(w.nbytes for w in weights.values())
-    kept = mx.set_cache_limit(0)  # freed buffers go back at once: the next tensor has another shape
+    # Freed buffers go back at once, for the next tensor has another shape; and MLX starts no work ahead of its turn.
+    kept = mx.set_cache_limit(0), mx.set_memory_limit(mx.get_active_memory() + AHEAD)
     try:
         with working(folder, plan) as work:
             _check_room(work.folder, total)
@@ -140,7 +145,8 @@ def _write(model: Any, checkpoint: Checkpoint, config: dict[str, Any], folder: P
             _write_shards(weights, work, most, {"total_size": total, "total_parameters": count}, progress)
             write_json(work.folder / "config.json", written)
     finally:
-        mx.set_cache_limit(kept)
+        mx.set_cache_limit(kept[0])
+        mx.set_memory_limit(kept[1])
     return Conversion(folder, str(checkpoint.path), count, total, written)
 
 

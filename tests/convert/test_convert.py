@@ -163,6 +163,56 @@ def test_memory_is_bounded_by_the_largest_tensor(tmp_path):
     assert size > 6e8 and int(done.stdout) < 2e8, (size, done.stdout)
 
 
+PEAK = """
+import resource, sys
+from mlxlm.convert import convert, Recipe, Setting
+recipe = Recipe(Setting(8), "uniform", fit=False) if sys.argv[4] == "quantized" else None
+for source, out in (sys.argv[1].split(","), sys.argv[2:4]):
+    convert(source, out, recipe=recipe)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+@pytest.mark.parametrize("kind", ["quantized", "plain"])
+def test_experts_kept_one_by_one_never_stand_in_memory_twice(kind, model, tmp_path):
+    """At most half as much again as a layer's experts of one projection, together, beside what a tiny model takes."""
+    source, group = _sparse_experts(tmp_path / "m", experts=64, hidden=1024, inner=1280)
+    arguments = (f"{model},{tmp_path / 'one'}", source, tmp_path / "two", kind)
+    done = subprocess.run([sys.executable, "-c", PEAK, *map(str, arguments)], text=True, check=True,
+                          capture_output=True)
+    before, peak = map(int, done.stdout.split())
+    assert peak - before < 1.5 * group, f"{(peak - before) / group:.2f} of {group}"
+
+
+def _sparse_experts(folder, experts, hidden, inner):
+    """(a mixture of experts of one layer whose weights are holes in a file, bytes of one projection's experts)."""
+    config = {"model_type": "qwen3_moe", "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 1,
+              "moe_intermediate_size": inner, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64,
+              "vocab_size": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "max_position_embeddings": 64,
+              "num_experts": experts, "num_experts_per_tok": 2, "norm_topk_prob": True, "hidden_act": "silu",
+              "decoder_sparse_step": 1, "mlp_only_layers": [], "rope_theta": 1e4, "attention_bias": False}
+    at = "model.layers.0"
+    shapes = {"model.embed_tokens.weight": (64, hidden), "model.norm.weight": (hidden,),
+              f"{at}.input_layernorm.weight": (hidden,), f"{at}.post_attention_layernorm.weight": (hidden,),
+              f"{at}.self_attn.q_norm.weight": (64,), f"{at}.self_attn.k_norm.weight": (64,),
+              f"{at}.self_attn.o_proj.weight": (hidden, 256), f"{at}.mlp.gate.weight": (experts, hidden),
+              **{f"{at}.self_attn.{p}_proj.weight": (256, hidden) for p in "qkv"},
+              **{f"{at}.mlp.experts.{e}.{p}_proj.weight": (inner, hidden) if p != "down" else (hidden, inner)
+                 for e in range(experts) for p in ("gate", "up", "down")}}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = int(np.prod(shape)) * 2
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    text = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    return folder, experts * hidden * inner * 2
+
+
 def _deepened(folder, layers):
     """The one layer's weights for every layer, so that a large checkpoint is made in no time."""
     weights = mx.load(str(folder / "model.safetensors"))
