@@ -21,6 +21,7 @@ from mlx.utils import tree_flatten
 from .checkpoint import Checkpoint, open_checkpoint
 from .configuration import ModelConfiguration
 from .errors import MLXLMError, UsageError
+from .kernels import in_force, keeps_narrow_scales
 from .load import quantization
 from .registry import LLMTypeRegistry
 from .strict import quantize_structure
@@ -174,6 +175,8 @@ def _built(checkpoint: Checkpoint, tensors: Mapping[str, tuple[str, int]], conte
         scales = _Scales(names if any(name.endswith(".scales") for name in names) else None, settings)
         quantize_structure(model, scales, settings, where)  # type: ignore[arg-type]
     weights = sum(array.nbytes for array in _parameters(model).values())
+    if keeps_narrow_scales():
+        weights -= 4 * checkpoint.narrow_groups  # a scale and a bias of two bytes less each
     cache, per_token = _cache(model, context)
     return {"parameters": total, "active_parameters": total - _idle(sizes, raw), "dtype": str(dtype).rpartition(".")[2],
             "quantization": _default(settings), "bits_per_weight": round(weights * 8 / total, 3),
@@ -327,8 +330,6 @@ def _license(checkpoint: Checkpoint) -> str | None:
 
 
 def _kernels() -> str:
-    from .kernels import in_force
-
     facts = in_force()
     if not facts["native"]:
         return f"plain MLX ({facts['reason']})"

@@ -15,6 +15,7 @@ from .checkpoint import Checkpoint, foreign, open_checkpoint
 from .config import text_part
 from .configuration import ModelConfiguration
 from .errors import ConfigError, UsageError
+from .kernels import scales
 from .registry import LLMTypeRegistry, TypeRegistry, VLMTypeRegistry
 from .strict import load_strictly, quantize_structure
 from .weights import Weights, apply, rename_path
@@ -149,6 +150,8 @@ def assemble(checkpoint: Checkpoint, *, model_config: dict[str, Any] | None = No
         _fill_foreign(model, checkpoint, raw, where)
     else:
         _fill(model, architecture, checkpoint, raw, where)
+    if checkpoint.narrow_groups:
+        scales.stand_for(model, mx.float32)
     model.eval()
     return model
 
@@ -280,10 +283,11 @@ def dtype_of(name: str | mx.Dtype) -> mx.Dtype:
 
 
 def cast(model: nn.Module, dtype: mx.Dtype) -> None:
-    """Plain weights to ``dtype``, and the scales of quantized ones, whose dtype the results take."""
-    floats = (mx.float32, mx.float16, mx.bfloat16)
+    """Plain weights to ``dtype``, and the numbers of quantized ones, whose dtype the results take."""
     exact = {"e_score_correction_bias", "A_log"}  # read in float32 whatever the rest is
     names = {id(w) for n, w in tree_flatten(model.parameters()) if n.rpartition(".")[2] in exact}
+    names |= scales.stand_for(model, dtype)
+    floats = scales.FLOATS
     model.update(
         tree_map(lambda w: w.astype(dtype) if w.dtype in floats and id(w) not in names else w, model.parameters())
     )

@@ -12,7 +12,8 @@ from ..errors import SourceError
 class Checkpoint(Protocol):
     """``config`` is config.json's content, with ``quantization`` as mlx-lm writes it.
 
-    ``is_mlx`` says that names and values are in MLX's layout already, so that only names are looked over.
+    ``is_mlx`` says that names and values are in MLX's layout already, so that only names are looked over;
+    ``narrow_groups`` is how many groups of weights have float16 scales though their numbers are float32.
     """
 
     path: Path
@@ -23,6 +24,9 @@ class Checkpoint(Protocol):
 
     @property
     def is_mlx(self) -> bool: ...
+
+    @property
+    def narrow_groups(self) -> int: ...
 
     def load_weights(self) -> dict[str, mx.array]:
         """Every tensor by name, lazily read. Raises WeightError for a file that is damaged."""

@@ -1,11 +1,12 @@
 """A GGUF file (or all parts of a split one) as a checkpoint: config, weights and tokenizer from that file alone.
 
 Weights keep the file's own precision. Quantized ones become MLX's quantized triples without requantization wherever
-the two formats can say the same (``gguf_blocks``), and their scales are float32 unless asked otherwise: float32 holds
-all of them exactly and, as activations take the scales' dtype, computes in float32 like llama.cpp.
+the two formats can say the same (``gguf_blocks``), their scales in float16 where that is exact, else in float32. The
+numbers that they stand for are float32 either way, so that the model computes in float32 like llama.cpp.
 ``load(dtype="bfloat16")`` converts them where speed or memory matters more.
 """
 
+import math
 import os
 import re
 from collections import deque
@@ -18,6 +19,7 @@ import mlx.core as mx
 
 from ..errors import ConfigError, SourceError, UsageError, WeightError
 from .gguf_architectures import config
+from .gguf_blocks import GROUP, HALF_SCALES
 from .gguf_header import Header, Tensor, read_header
 from .gguf_names import Move, Piece, Shapes, as_mlx, converted, moves, quantization
 from .parts import TokenizerParts
@@ -33,18 +35,20 @@ class GGUF:
     is_mlx = True
     generation_config = None
 
-    def __init__(self, path: str | Path, *, scale_dtype: str = "float32"):
-        if scale_dtype not in SCALE_DTYPES:
+    def __init__(self, path: str | Path, *, scale_dtype: str | None = None):
+        if scale_dtype is not None and scale_dtype not in SCALE_DTYPES:
             raise UsageError("this dtype is not known", where="scale_dtype", found=repr(scale_dtype),
                              expected=", ".join(SCALE_DTYPES))
         self.path = Path(path)
-        self._scale_dtype = SCALE_DTYPES[scale_dtype]
+        self._scale_dtype = None if scale_dtype is None else SCALE_DTYPES[scale_dtype]
         headers = _headers(self.path)
         self.metadata = headers[0].metadata
         self.tensors = _merged(headers)
         self.config: dict[str, Any]
         self.config, table, self._values = config(self.metadata, self.tensors, self.path)
         self._plan = moves(self.metadata["general.architecture"], table, self.tensors, self.config["num_hidden_layers"])
+        half = [m.tensor for m in self._plan if m.quantized and m.tensor.block.name in HALF_SCALES]
+        self.narrow_groups = 0 if scale_dtype else sum(math.prod(tensor.shape) // GROUP for tensor in half)
         if settings := quantization(self._plan):
             self.config["quantization"] = settings
 
@@ -94,11 +98,16 @@ def joined(weights: dict[str, mx.array]) -> dict[str, mx.array]:
     out = {name: w for name, w in weights.items() if "#" not in name}
     for name in (n.removesuffix("#0") for n in weights if n.endswith("#0")):
         first, second = weights[f"{name}#0"], weights.get(f"{name}#1")
-        if second is None or first.ndim < 2 or (first.dtype, first.shape[1:]) != (second.dtype, second.shape[1:]):
+        if second is None or first.ndim < 2 or _look(first) != _look(second):
             raise WeightError("the halves of a fused projection don't fit each other", where=name,
                               hint="The file quantizes them differently: use another quantization of the model.")
         out[name] = mx.concatenate([first, second], axis=0)
     return out
+
+
+def _look(half: mx.array) -> tuple:
+    """What halves must share; floats of two dtypes, such as scales, are joined in the wider one."""
+    return mx.issubdtype(half.dtype, mx.floating) or half.dtype, half.shape[1:]
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable, items: list) -> Iterator:
@@ -112,12 +121,13 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable, items: list) -> Iterator:
         yield waiting.popleft().result()
 
 
-def open_gguf(path: str | Path, *, scale_dtype: str = "float32") -> GGUF:
+def open_gguf(path: str | Path, *, scale_dtype: str | None = None) -> GGUF:
     """Opens a GGUF file, or a split one by any of its parts.
 
-    ``scale_dtype`` is that of quantized tensors' scales and biases: "float32" loses nothing; "float16" loses nothing
-    for Q4_0 to Q8_0 and rounds the others. Raises SourceError, ConfigError or WeightError for a file that can't be
-    read.
+    ``scale_dtype`` is that of quantized tensors' scales and biases, and of the numbers that they stand for: "float32"
+    loses nothing; "float16" loses nothing for Q4_0 to Q8_0 and rounds the others. None stands for float32 numbers, and
+    has the scales in float16 where it holds them exactly. Raises SourceError, ConfigError or WeightError for a file
+    that can't be read.
     """
     return GGUF(path, scale_dtype=scale_dtype)
 

@@ -2,10 +2,10 @@
 
 A group of 32 weights in MLX is w = scale * q + bias. What that means for each type of block:
 
-- Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: d * q + m, or d * (q - half). Exact, also with float16 scales (bias = -half * d is a
-  shift of the exponent, so it only could overflow).
-- Q4_K, Q5_K, IQ4_NL, IQ4_XS: scale and bias are products of 11 and 6 bits. Exact with float32 scales; float16 ones
-  round them, which costs up to 2^-11 of a scale or bias.
+- Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL: d * q + m, or d * (q - half). Exact with float16 scales, which is how they are
+  held (bias = -half * d is a shift of the exponent; a tensor where it would overflow has float32 ones).
+- Q4_K, Q5_K, IQ4_XS: scale and bias are products of 11 and 6 bits. Exact with float32 scales; float16 ones would round
+  them, which costs up to 2^-11 of a scale or bias.
 - MXFP4: MLX's mxfp4 mode. Exact.
 - Q6_K has groups of 16: two of them share 256 levels in a way that keeps the coarser one exact.
 - The other types with groups of 16 (Q2_K, Q3_K, IQ1, IQ2, IQ3) are rounded to 8 bits in groups of 32, at most 1/510 of
@@ -23,6 +23,8 @@ from .gguf_header import Tensor
 GROUP = 32
 PLAIN = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 AS_FLOAT16 = ("TQ1_0", "TQ2_0")
+HALF_SCALES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL")
+HALF_MOST = float(np.finfo(np.float16).max)
 PART = 1 << 19  # weights that are worked on at a time, so that what lies between fits the cache
 IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113],
                       np.int16)  # ggml's table
@@ -33,7 +35,7 @@ class Packed:
     """A quantized tensor in MLX's layout: ``biases`` is None for mxfp4."""
 
     weight: np.ndarray  # uint32 (..., words of a row)
-    scales: np.ndarray
+    scales: np.ndarray  # float16 where it holds them and the biases exactly, else float32; uint8 for mxfp4
     biases: np.ndarray | None
     bits: int
     mode: str = "affine"
@@ -54,7 +56,8 @@ def repack(tensor: Tensor, data: np.ndarray | None = None) -> Packed:
     groups = tensor.shape[-1] // GROUP
     rows = data.shape[0]
     words = np.empty((rows, groups * bits), np.uint32)
-    scales, biases = np.empty((rows, groups), np.float32), np.empty((rows, groups), np.float32)
+    half = name in HALF_SCALES
+    scales, biases = (np.empty((rows, groups), np.float16 if half else np.float32) for _ in range(2))
     step = max(1, PART // tensor.shape[-1])
     with np.errstate(over="ignore", invalid="ignore"):  # a damaged scale may be inf or NaN: it stays what it is
         for at in range(0, rows, step):
@@ -65,6 +68,8 @@ def repack(tensor: Tensor, data: np.ndarray | None = None) -> Packed:
                 codes, scale, bias = function(np.ascontiguousarray(data[part]).reshape(-1, tensor.block.bytes))
             packed = codes if bits == 8 else PACKERS[bits](codes)
             words[part] = packed.reshape(len(data[part]), -1).view(np.uint32)
+            if scale.dtype != scales.dtype:
+                scales, biases = scales.astype(np.float32), biases.astype(np.float32)
             scales[part], biases[part] = scale.reshape(-1, groups), bias.reshape(-1, groups)
     shape = tensor.shape[:-1]
     return Packed(words.reshape(*shape, -1), scales.reshape(*shape, -1), biases.reshape(*shape, -1), bits)
@@ -98,8 +103,21 @@ def _numbers(data: np.ndarray, name: str) -> np.ndarray:
 
 
 def _half(blocks: np.ndarray, at: int) -> np.ndarray:
-    """The float16 at byte ``at`` of each block, as float32 (n, 1)."""
-    return np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16).astype(np.float32)
+    """The float16 at byte ``at`` of each block, (n, 1)."""
+    return np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16)
+
+
+def _wide(blocks: np.ndarray, at: int) -> np.ndarray:
+    return _half(blocks, at).astype(np.float32)
+
+
+def _symmetric(blocks: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
+    """(d, -half * d) of blocks that begin with d: in float16, or both in float32 where the product overflows."""
+    wide = _wide(blocks, 0)
+    biases = wide * np.float32(-half)
+    if np.abs(biases).max(initial=0) <= HALF_MOST:
+        return _half(blocks, 0), biases.astype(np.float16)
+    return wide, biases
 
 
 def _nibbles(blocks: np.ndarray, at: int) -> np.ndarray:
@@ -112,8 +130,7 @@ def _nibbles(blocks: np.ndarray, at: int) -> np.ndarray:
 
 
 def _q4_0(blocks: np.ndarray):
-    d = _half(blocks, 0)
-    return _nibbles(blocks, 2), d, -8 * d
+    return _nibbles(blocks, 2), *_symmetric(blocks, 8)
 
 
 def _q4_1(blocks: np.ndarray):
@@ -131,8 +148,7 @@ def _fifth_bit(blocks: np.ndarray, at: int) -> np.ndarray:
 
 
 def _q5_0(blocks: np.ndarray):
-    d = _half(blocks, 0)
-    return _fifth_bit(blocks, 2), d, -16 * d
+    return _fifth_bit(blocks, 2), *_symmetric(blocks, 16)
 
 
 def _q5_1(blocks: np.ndarray):
@@ -140,8 +156,7 @@ def _q5_1(blocks: np.ndarray):
 
 
 def _q8_0(blocks: np.ndarray):
-    d = _half(blocks, 0)
-    return blocks[:, 2:] ^ np.uint8(0x80), d, -128 * d
+    return blocks[:, 2:] ^ np.uint8(0x80), *_symmetric(blocks, 128)
 
 
 def _six_bit_scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +164,7 @@ def _six_bit_scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, high, mixed = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scales = np.concatenate([low & 0x3F, (mixed & 0x0F) | ((low >> 2) & 0x30)], axis=1)
     minima = np.concatenate([high & 0x3F, (mixed >> 4) | ((high >> 2) & 0x30)], axis=1)
-    return _half(blocks, 0) * scales, -(_half(blocks, 2) * minima)
+    return _wide(blocks, 0) * scales, -(_wide(blocks, 2) * minima)
 
 
 def _q4_k(blocks: np.ndarray):
@@ -173,15 +188,14 @@ def _q5_k(blocks: np.ndarray):
 
 
 def _iq4_nl(blocks: np.ndarray):
-    d = _half(blocks, 0)
-    return _table_codes(blocks[:, 2:]), d, -128 * d
+    return _table_codes(blocks[:, 2:]), *_symmetric(blocks, 128)
 
 
 def _iq4_xs(blocks: np.ndarray):
     low = np.stack([blocks[:, 4:8] & 0x0F, blocks[:, 4:8] >> 4], axis=-1).reshape(-1, 8)
     high = np.ascontiguousarray(blocks[:, 2:4]).view(np.uint16) >> np.arange(0, 16, 2, dtype=np.uint16)
     steps = (low | ((high & 3) << 4)).astype(np.int16) - 32
-    d = _half(blocks, 0) * steps
+    d = _wide(blocks, 0) * steps
     return _table_codes(blocks[:, 8:].reshape(-1, 16)), d, -128 * d
 
 
@@ -202,7 +216,7 @@ def _six_bit_codes(blocks: np.ndarray) -> np.ndarray:
 
 def _q6_k_values(data: np.ndarray) -> np.ndarray:
     blocks = np.ascontiguousarray(data).reshape(-1, 210)
-    scales = _half(blocks, 208) * np.ascontiguousarray(blocks[:, 192:208]).view(np.int8)
+    scales = _wide(blocks, 208) * np.ascontiguousarray(blocks[:, 192:208]).view(np.int8)
     return (_six_bit_codes(blocks).reshape(-1, 16, 16) * scales[:, :, None]).reshape(len(data), -1)
 
 
@@ -219,7 +233,7 @@ def _q6_k(blocks: np.ndarray):
     parts = np.clip(np.floor(254 * coarse / np.maximum(high - low, 1)), 1, coarse)
     first = np.rint(low * (parts / coarse))
     codes = (np.rint(counts * (parts / coarse)) - first).astype(np.uint8)
-    scale = np.repeat(_half(blocks, 208), 8, axis=0) * (coarse / parts)
+    scale = np.repeat(_wide(blocks, 208), 8, axis=0) * (coarse / parts)
     return codes, scale, scale * first
 
 

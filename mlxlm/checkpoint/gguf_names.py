@@ -62,7 +62,7 @@ class Shapes:
     k_heads: int  # of a gated delta net
     v_heads: int
     k_dim: int
-    scale_dtype: mx.Dtype
+    scale_dtype: mx.Dtype | None  # None leaves scales and biases as they are
     vector_dtype: mx.Dtype | None  # norms and biases are brought to it; None leaves them
 
 

@@ -36,6 +36,8 @@ PULL_AGAIN = "The file is damaged or the download incomplete: pull the model aga
 class Folder:
     """A model folder as Hugging Face and mlx-lm write it."""
 
+    narrow_groups = 0
+
     def __init__(self, path: str | Path, *, all_files: bool = False):
         self.path = Path(path)
         self._all_files = all_files

@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 
 from ..config import older_words, text_part
 from ..errors import SourceError, UsageError
+from ..kernels.scales import in_number_dtype, is_quantized
 from ..weights import Weights, rename_path
 from .safetensors import read_header
 from .stream import write_safetensors
@@ -59,8 +60,11 @@ def saved_weights(model: nn.Module, config: Mapping[str, Any]) -> tuple[Weights,
     settings = {
         path: {name: getattr(module, name) for name in ("group_size", "bits", "mode") if hasattr(module, name)}
         for path, module in model.named_modules()
-        if hasattr(module, "bits") and "scales" in module
+        if is_quantized(module)
     }
+    # A folder's scales tell the dtype of the numbers, for mlx-lm too.
+    weights |= {f"{path}.{name}": array for path, module in model.named_modules() if is_quantized(module)
+                for name, array in in_number_dtype(module).items()}
     architecture = getattr(model, "architecture", None)
     for rule in architecture.saved if architecture else ():
         weights = rule(weights, getattr(model, "config", None))
@@ -120,7 +124,7 @@ def parameters(model: nn.Module) -> int:
     total = 0
     for _, module in model.named_modules():
         own = {name: w for name, w in module.items() if isinstance(w, mx.array)}
-        if "scales" in own and hasattr(module, "bits"):
+        if is_quantized(module):
             own = {k: w for k, w in own.items() if k not in ("scales", "biases")}
             total += own.pop("weight").size * 32 // module.bits
         total += sum(w.size for w in own.values())

@@ -21,6 +21,16 @@ def in_force() -> dict[str, Any]:
     }
 
 
+def keeps_narrow_scales() -> bool:
+    """Whether our kernels read float16 scales as they are (see `mlxlm.kernels.scales`) and are the faster for it.
+
+    The scalar ones convert them number by number, which costs more than reading float32.
+    """
+    from mlxlm.kernels.choice import CHOICE
+
+    return CHOICE.instruction_set not in (None, "scalar")
+
+
 def install(model: nn.Module) -> int:
     """Prepares a loaded model for this machine; returns how many modules now run on our kernels (0 where those are
     not in force). On a CPU backend ``mx.compile`` is turned off for the process."""
@@ -28,8 +38,12 @@ def install(model: nn.Module) -> int:
     from mlxlm.kernels.compile import no_compile_on_cpu
 
     no_compile_on_cpu()
-    if CHOICE.module is None:
-        return 0
-    from mlxlm.kernels.modules import swap_classes
+    from mlxlm.kernels.scales import widen
 
-    return swap_classes(model)
+    count = 0
+    if CHOICE.module is not None:
+        from mlxlm.kernels.modules import swap_classes
+
+        count = swap_classes(model)
+    widen(model, kept=keeps_narrow_scales())
+    return count

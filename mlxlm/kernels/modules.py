@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlxlm.kernels import ops
+from mlxlm.kernels.scales import number_dtype
 
 
 class Linear(nn.Linear):
@@ -32,6 +33,8 @@ class Embedding(nn.Embedding):
 class QuantizedLinear(nn.QuantizedLinear):
     """``nn.QuantizedLinear`` on ``ops.quantized_linear``; the result has x's dtype."""
 
+    reads_narrow_scales = True
+
     def __call__(self, x: mx.array) -> mx.array:
         return ops.quantized_linear(
             x, self["weight"], self["scales"], self.get("biases"), self.get("bias"),
@@ -42,10 +45,12 @@ class QuantizedLinear(nn.QuantizedLinear):
 class QuantizedEmbedding(nn.QuantizedEmbedding):
     """``nn.QuantizedEmbedding`` on ``ops.quantized_embedding``, its tied head on ``ops.quantized_matmul``."""
 
+    reads_narrow_scales = True
+
     def __call__(self, x: mx.array) -> mx.array:
         return ops.quantized_embedding(
             x, self["weight"], self["scales"], self.get("biases"),
-            group_size=self.group_size, bits=self.bits, mode=self.mode,
+            group_size=self.group_size, bits=self.bits, mode=self.mode, dtype=number_dtype(self),
         )
 
     def as_linear(self, x: mx.array) -> mx.array:
@@ -72,6 +77,8 @@ def _switch_classes(module) -> dict[type, type]:
             return y + mx.expand_dims(self["bias"][indices], -2) if "bias" in self else y
 
     class QuantizedSwitchLinear(module.QuantizedSwitchLinear):
+        reads_narrow_scales = True
+
         def __call__(self, x, indices, sorted_indices=False):
             y = ops.gather_qmm(
                 x, self["weight"], self["scales"], self.get("biases"), rhs_indices=indices, transpose=True,

@@ -76,7 +76,9 @@ def gather_mm(x, w, *, lhs_indices=None, rhs_indices=None, sorted_indices=False)
 
 
 def quantized_embedding(indices, w, scales, biases=None, *, group_size=None, bits=None, mode="affine", dtype=None):
-    return mx.dequantize(
-        w[indices], scales=scales[indices], biases=None if biases is None else biases[indices],
-        group_size=group_size, bits=bits, mode=mode, dtype=dtype,
-    )
+    scales, biases = scales[indices], None if biases is None else biases[indices]
+    if dtype is not None and biases is not None:  # MLX rounds to the scales' dtype first
+        wide = mx.array(0, dtype)
+        scales, biases = (a.astype(mx.result_type(a, wide)) for a in (scales, biases))
+    return mx.dequantize(w[indices], scales=scales, biases=biases, group_size=group_size, bits=bits, mode=mode,
+                         dtype=dtype)

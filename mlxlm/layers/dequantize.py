@@ -6,6 +6,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..kernels.scales import in_number_dtype, is_quantized
 from .experts import QuantizedSwitchLinear, SwitchLinear
 from .latent_attention import MultiLinear, QuantizedMultiLinear
 
@@ -17,16 +18,11 @@ PLAIN: dict[type, Callable[[Any], nn.Module]] = {
 }
 
 
-def is_quantized(module: nn.Module) -> bool:
-    """Whether a module's weight is stored in groups with scales."""
-    return "scales" in module and hasattr(module, "bits")
-
-
 def plain_weight(module: Any, dtype: mx.Dtype | None = None) -> mx.array:
-    """A module's weight as numbers, with the scales' dtype or ``dtype`` where it is quantized."""
+    """A module's weight as numbers, with ``dtype`` or, of a quantized one, the dtype that its scales stand for."""
     if not is_quantized(module):
         return module.weight if dtype is None else module.weight.astype(dtype)
-    return mx.dequantize(module.weight, scales=module.scales, biases=module.get("biases"),
+    return mx.dequantize(module.weight, **in_number_dtype(module),
                          group_size=module.group_size, bits=module.bits, mode=module.mode, dtype=dtype)
 
 

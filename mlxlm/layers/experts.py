@@ -36,6 +36,8 @@ class SwitchLinear(nn.Module):
 class QuantizedSwitchLinear(nn.Module):
     """SwitchLinear on quantized weights."""
 
+    reads_narrow_scales = True
+
     def __init__(self, plain: SwitchLinear, group_size: int | None, bits: int | None, mode: str):
         super().__init__()
         self.group_size, self.bits, self.mode = group_size, bits, mode

@@ -70,11 +70,34 @@ def test_real_weights_keep_every_value(name):
     assert np.abs(got - values).max() < 0.05
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
-def test_the_scales_of_the_plain_types_fit_float16(name):
-    packed = blocks.repack(tensor(name, random_blocks(name, 8, 256, 1.0), 256))
-    for values in (packed.scales, packed.biases):
-        np.testing.assert_array_equal(values.astype(np.float16).astype(np.float32), values)
+def scales_of(packed):
+    assert packed.scales.dtype == packed.biases.dtype
+    return packed.scales.dtype
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"])
+def test_the_scales_of_the_plain_types_are_float16(name):
+    assert scales_of(blocks.repack(tensor(name, random_blocks(name, 8, 256, 1.0), 256))) == np.float16
+
+
+@pytest.mark.parametrize("name, half", [("Q4_0", 8), ("Q5_0", 16), ("Q8_0", 128), ("IQ4_NL", 128)])
+def test_an_offset_that_float16_lacks_makes_all_scales_float32(name, half, monkeypatch):
+    monkeypatch.setattr(blocks, "PART", 256)  # a row at a time: the rows before are widened
+    for d, wide in ((65504 / half, False), (-65504 / half, False), (65568 / half, True)):
+        data = random_blocks(name, 8, 256, 1.0)
+        data.reshape(-1, block(name).bytes)[33, :2] = np.array([d], np.float16).view(np.uint8)
+        packed = blocks.repack(tensor(name, data, 256))
+        assert scales_of(packed) == (np.float32 if wide else np.float16)
+        np.testing.assert_array_equal(dequantized(packed), oracle(name, data))
+
+
+@pytest.mark.parametrize("d", [np.inf, -np.inf, np.nan])
+def test_damaged_scales_stay_what_they_are(d):
+    data = random_blocks("Q4_0", 2, 64, 1.0)
+    data[:, :2] = np.array([d], np.float16).view(np.uint8)
+    packed = blocks.repack(tensor("Q4_0", data, 64))
+    np.testing.assert_array_equal(packed.scales[:, 0], np.full(2, d, np.float32))
+    np.testing.assert_array_equal(packed.biases[:, 0], np.full(2, -d, np.float32))
 
 
 @pytest.mark.parametrize("name", ["Q4_K", "Q5_K"])

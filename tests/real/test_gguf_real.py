@@ -17,8 +17,8 @@ LAYERS = ("0", "1", "2")
 
 def values(weights, settings, path):
     own = settings.get(path, settings)
-    triple = [weights[f"{path}.{part}"] for part in ("weight", "scales", "biases")]
-    return np.array(mx.dequantize(*triple, group_size=32, bits=own["bits"]))
+    codes, *scales = (weights[f"{path}.{part}"] for part in ("weight", "scales", "biases"))
+    return np.array(mx.dequantize(codes, *(a.astype(mx.float32) for a in scales), group_size=32, bits=own["bits"]))
 
 
 @pytest.mark.parametrize("source, types", [

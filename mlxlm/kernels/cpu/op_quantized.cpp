@@ -40,16 +40,26 @@ class QuantizedMatmul : public Kernel {
   bool has_bias_;
 };
 
+// Rows of a table as numbers of dtype `type`, or by default the scales'. MLX would round them to the scales' first.
+mx::array plain_rows(const mx::array& indices, const mx::array& w, const mx::array& scales, const MaybeArray& biases,
+                     std::optional<int> group, std::optional<int> bits, const std::string& mode,
+                     const std::optional<mx::Dtype>& type) {
+  auto take = [&](const mx::array& a) { return mx::take(a, indices, 0); };
+  if (!biases || !type) return mx::dequantize(take(w), take(scales), biases ? MaybeArray(take(*biases)) : std::nullopt,
+                                              group, bits, mode, std::nullopt, type);
+  const mx::Dtype wide = mx::promote_types(scales.dtype(), *type);
+  auto y = mx::dequantize(take(w), mx::astype(take(scales), wide), mx::astype(take(*biases), wide), group, bits, mode);
+  return mx::astype(y, *type);
+}
+
 class QuantizedRows : public Kernel {
  public:
-  QuantizedRows(mx::Stream s, const Layout& l) : Kernel(s), layout_(l) {}
+  QuantizedRows(mx::Stream s, const Layout& l, mx::Dtype type) : Kernel(s), layout_(l), type_(type) {}
   const char* name() const override { return "mlxlm.QuantizedRows"; }
 
   mx::array plain(const std::vector<mx::array>& in) const override {
-    auto take = [&](int i) { return mx::take(in[i], in[0], 0); };
-    MaybeArray biases;
-    if (layout_.format == Format::affine) biases = take(3);
-    return mx::dequantize(take(1), take(2), biases, layout_.group, layout_.bits, layout_.mode());
+    return plain_rows(in[0], in[1], in[2], layout_.affine() ? MaybeArray(in[3]) : std::nullopt, layout_.group,
+                      layout_.bits, layout_.mode(), type_);
   }
 
   void eval_cpu(const std::vector<mx::array>& in, mx::array& out) override {
@@ -69,6 +79,7 @@ class QuantizedRows : public Kernel {
 
  private:
   Layout layout_;
+  mx::Dtype type_;
 };
 
 }  // namespace
@@ -106,16 +117,13 @@ mx::array op_quantized_embedding(const mx::array& indices, const mx::array& w, c
   const Layout l = layout_of(w, scales, biases, group_size, bits, mode, 2);
   const mx::Dtype type = dtype.value_or(l.format == Format::affine ? scales.dtype() : mx::bfloat16);
   if (!l.valid || !on_cpu() || !is_kernel_float(type) || indices.size() == 0 ||
-      !mx::issubdtype(indices.dtype(), mx::integer)) {
-    auto take = [&](const mx::array& a) { return mx::take(a, indices, 0); };
-    return mx::dequantize(take(w), take(scales), biases ? MaybeArray(take(*biases)) : std::nullopt, group_size, bits,
-                          mode, std::nullopt, dtype);
-  }
+      !mx::issubdtype(indices.dtype(), mx::integer))
+    return plain_rows(indices, w, scales, biases, group_size, bits, mode, dtype);
   std::vector<mx::array> inputs{mx::astype(indices, mx::int64), w, scales};
   if (biases) inputs.push_back(*biases);
   auto shape = indices.shape();
   shape.push_back(scales.shape(1) * l.group);
-  return mx::array(std::move(shape), type, std::make_shared<QuantizedRows>(cpu_stream(), l), std::move(inputs));
+  return mx::array(std::move(shape), type, std::make_shared<QuantizedRows>(cpu_stream(), l, type), std::move(inputs));
 }
 
 }  // namespace mlxlm
