@@ -26,19 +26,23 @@ class PreNorm(nn.Module):
     def make_cache(self):
         return self[self._names[0]].make_cache()
 
-    def __call__(self, x, cache, step):
+    def parts(self) -> fused.Parts | None:
+        """What `fused` asks for; None where the residual isn't plain."""
         mixer, mlp, before, between = (self[name] for name in self._names)
-        done = None
-        if self._residual == 1.0:
-            mlp = mlp if type(self).feed is PreNorm.feed else None
-            done = fused.run(self, (mixer, mlp, before, None, between, None), x, cache, step)
+        feeds = type(self).feed is PreNorm.feed
+        return (mixer, mlp if feeds else None, before, None, between, None) if self._residual == 1.0 else None
+
+    def __call__(self, x, cache, step):
+        done = fused.run(self, x, cache, step)
         if done is None:
-            x = x + self._scaled(mixer(before(x), cache, step))
+            x = x + self._scaled(self[self._names[0]](self[self._names[2]](x), cache, step))
         else:
             x, whole = done
             if whole:
                 return x
-        return x + self._scaled(self.feed(between(x)))
+        return x + self._scaled(self.feed(self[self._names[3]](x)))
+
+    fused_call = __call__
 
     def feed(self, x):
         """The second half's work, norms aside."""
@@ -63,17 +67,22 @@ class Sandwich(nn.Module):
     def make_cache(self):
         return self.self_attn.make_cache()
 
-    def __call__(self, x, cache, step):
-        first, second = self.input_layernorm, self.post_attention_layernorm
+    def parts(self) -> fused.Parts:
+        """What `fused` asks for."""
         before, after = self[self._names[0]], self[self._names[1]]
-        done = fused.run(self, (self.self_attn, self.mlp, first, second, before, after), x, cache, step)
+        return self.self_attn, self.mlp, self.input_layernorm, self.post_attention_layernorm, before, after
+
+    def __call__(self, x, cache, step):
+        done = fused.run(self, x, cache, step)
         if done is None:
-            x = x + second(self.self_attn(first(x), cache, step))
+            x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), cache, step))
         else:
             x, whole = done
             if whole:
                 return x
-        return x + after(self.mlp(before(x)))
+        return x + self[self._names[1]](self.mlp(self[self._names[0]](x)))
+
+    fused_call = __call__
 
 
 class PostNorm(nn.Module):

@@ -1,12 +1,14 @@
 """Whole blocks as one operation where our kernels are in force: what decoding costs is mostly the trips between them.
 
-A block asks `run` first and does its own work where that declines: more than a few positions, parts that are not the
-plain ones (a subclass, an adapter), a cache that packs or is out of room. Numbers are those of the parts, to rounding.
+A backbone asks `run_stack` for as many of its layers as it can have at once, and a block asks `run`; each does its own
+work where these decline: more than a few positions, parts that are not the plain ones (a subclass, an adapter), a cache
+that packs or is out of room. Numbers are those of the parts, to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 import mlx.core as mx
@@ -24,6 +26,9 @@ MOST = 8  # rows of activations up to which the trips cost more than the work
 _OFFSETS = {RMSNorm: 0.0, UnitOffsetRMSNorm: 1.0}
 _GATES: dict[Any, str] = {swiglu: "silu", geglu: "gelu"}
 
+Parts = tuple[Any, ...]
+"""A block's mixer, MLP, norms before and after the mixer, norms before and after the MLP; None for what isn't there."""
+
 
 class Plan:
     """What is known of a block before a call: which modules it was made for, and where their arrays are found.
@@ -35,7 +40,7 @@ class Plan:
         self._made_for: list[tuple[dict, str, Any]] = []
         self._arrays: list[tuple[dict, str]] = []
         self._parts = (mixer, mlp, *norms)
-        self.with_mlp = False
+        self.mixer, self.with_mlp = mixer, False
         self.rope: RoPE | None = None
         self.shape = None if ops.native is None else self._shape(ops.native, mixer, mlp, norms)
 
@@ -51,6 +56,10 @@ class Plan:
     def arrays(self, freqs: mx.array | None) -> list[mx.array | None]:
         """The weights of this call, as they are now."""
         return [freqs if name == "freqs" else parent[name] for parent, name in self._arrays]
+
+    def held(self) -> list[tuple[dict, str, Any]]:
+        """(module, name, what it has there) of all that a call depends on."""
+        return self._made_for + [(parent, name, parent[name]) for parent, name in self._arrays if name != "freqs"]
 
     def _shape(self, native: Any, mixer: Any, mlp: Any, norms: Sequence[Any]):
         if type(mixer) is not Attention or mixer._attend is not attend or mixer._clip is not None:
@@ -110,36 +119,113 @@ def _norm(module: Any) -> tuple[float, float] | None:
     return None if module is None else (module.eps, _OFFSETS[type(module)])
 
 
-def run(block: Any, parts: tuple, x: mx.array, cache: Any, step: Any) -> tuple[mx.array, bool] | None:
-    """(result, whether the MLP was in it) of a block, or None where its own parts must do it.
-
-    ``parts`` are the mixer, the MLP and the norms before and after the mixer, then before and after the MLP; those
-    that the block doesn't have are None.
-    """
-    if ops.native is None or x.shape[0] * x.shape[1] > MOST:
+def plan_of(block: Any) -> Plan | None:
+    """The block's plan, kept with it; None where its own parts must do the work."""
+    parts = block.parts()
+    if parts is None:
         return None
     plan = block.__dict__.get("_plan")
     if plan is None or not plan.holds(parts):
         plan = block._plan = Plan(parts[0], parts[1], parts[2:])
-    if plan.shape is None:
+    return None if plan.shape is None else plan
+
+
+def run(block: Any, x: mx.array, cache: Any, step: Any) -> tuple[mx.array, bool] | None:
+    """(result, whether the MLP was in it) of a block with ``parts()``, or None where its own parts must do it."""
+    if ops.native is None or x.shape[0] * x.shape[1] > MOST:
         return None
-    place = _place(cache, x.shape[1])
-    if place is None or not isinstance(step.positions, int | mx.array):
+    plan = plan_of(block)
+    place = None if plan is None else _place(cache, x.shape[1])
+    if plan is None or place is None or not isinstance(step.positions, int | mx.array):
         return None
     freqs = None
     if plan.rope is not None:
         freqs, gain = plan.rope.frequencies(step.end)
         if gain != 1.0:
             return None
-    mask = parts[0].mask(cache, step)
+    mask = plan.mixer.mask(cache, step)
     done = ops.native.block(plan.shape, x, plan.arrays(freqs), *cache.buffers, *place, step.positions, mask)
     if done is None:
         return None
-    cache.buffers = done[1:]
-    cache.offset += x.shape[1]
-    if type(cache) is SlidingCache:
-        cache.stored += x.shape[1]
+    _advance(cache, done[1:], x.shape[1])
     return done[0], plan.with_mlp
+
+
+class Stack:
+    """The first layers of a backbone, as many as are whole blocks that the kernels know, to be run as one operation.
+
+    It holds their weights, and is of no use once any of them has been replaced.
+    """
+
+    def __init__(self, native: Any, layers: Sequence[Any]):
+        self._kernels, self.layers = native, list(layers)
+        plans: list[Plan] = []
+        while len(plans) < len(layers) and (plan := _whole(layers[len(plans)])) is not None:
+            plans.append(plan)
+        self.mixers = [plan.mixer for plan in plans]
+        self._held: list[tuple[dict, str, Any]] = []
+        self.native = self._make(plans) if plans else None
+
+    def __deepcopy__(self, memo) -> None:
+        return None  # made anew for the copy's own layers
+
+    def _make(self, plans: Sequence[Plan]) -> Any:
+        arrays = [plan.arrays(plan.rope.frequencies(1)[0] if plan.rope is not None else None) for plan in plans]
+        for layer, plan in zip(self.layers, plans, strict=False):
+            self._held += [(layer, name, part) for name, part in layer.items()] + plan.held()
+        return self._kernels.make_stack([plan.shape for plan in plans], arrays)
+
+    def holds(self, layers: Sequence[Any]) -> bool:
+        """Whether these are still the layers, with the very weights that this was made for."""
+        same = len(layers) == len(self.layers) and all(map(is_, layers, self.layers))
+        return same and self._kernels.unchanged(self._held)
+
+
+def _whole(block: Any) -> Plan | None:
+    """The plan of a block that is one operation from end to end, whatever the length of the context."""
+    if type(block).__call__ is not getattr(type(block), "fused_call", None):
+        return None
+    plan = plan_of(block)
+    if plan is None or not plan.with_mlp:
+        return None
+    fixed = plan.rope is None or (not plan.rope.by_length and plan.rope.frequencies(1)[1] == 1.0)
+    return plan if fixed else None
+
+
+def run_stack(backbone: Any, x: mx.array, state: Sequence[Any], step: Any) -> tuple[mx.array, int]:
+    """What the first layers of a backbone make of x, and how many these are: 0 where they can't be one operation."""
+    length = x.shape[1]
+    if ops.native is None or x.shape[0] * length > MOST or step.shared:
+        return x, 0
+    if not isinstance(step.positions, int | mx.array):
+        return x, 0
+    stack = backbone.__dict__.get("_stack")
+    if stack is None or not stack.holds(backbone.layers):
+        stack = backbone._stack = Stack(ops.native, backbone.layers)
+    if stack.native is None:
+        return x, 0
+    caches = state[: len(stack.mixers)]
+    places = [_place(cache, length) for cache in caches]
+    if None in places:
+        return x, 0
+    masks = []
+    if length > 1 or step.padding is not None:
+        masks = [mixer.mask(cache, step) for mixer, cache in zip(stack.mixers, caches, strict=True)]
+    keys, values = [cache.buffers[0] for cache in caches], [cache.buffers[1] for cache in caches]
+    done = ops.native.stack(stack.native, x, keys, values, places, step.positions, masks)
+    if done is None:
+        return x, 0
+    for cache, *buffers in zip(caches, *done[1:], strict=True):
+        _advance(cache, tuple(buffers), length)
+    return done[0], len(caches)
+
+
+def _advance(cache: Any, buffers: tuple[mx.array, ...], length: int) -> None:
+    """The cache with ``length`` more tokens, which its new buffers hold."""
+    cache.buffers = buffers
+    cache.offset += length
+    if type(cache) is SlidingCache:
+        cache.stored += length
 
 
 def experts(module: Any, x: mx.array, picks: mx.array, weights: mx.array) -> mx.array:

@@ -8,7 +8,7 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
-#include "block.h"
+#include "block_run.h"
 #include "mlx/version.h"
 #include "ops.h"
 #include "pool.h"
@@ -29,6 +29,15 @@ static std::optional<std::string> choose(const std::string& forced) {
   return table ? std::optional<std::string>(table->name) : std::nullopt;
 }
 
+// What Python holds of ours. A shared pointer that came from a Python object would take Python's lock to let go of it, in
+// whichever thread that happens: these hold one that did not.
+struct BlockHandle {
+  std::shared_ptr<const BlockShape> shape;
+};
+struct StackHandle {
+  std::shared_ptr<const Stack> stack;
+};
+
 // (mode or None for a dense layer, group, bits, whether it has a bias)
 using LinearGiven = std::tuple<std::optional<std::string>, std::optional<int>, std::optional<int>, bool>;
 
@@ -39,12 +48,12 @@ static LinearShape linear_shape(const LinearGiven& given) {
 
 // `rope` is (dims, traditional, base, whether frequencies come as an array); `linears` are those of q, k, v, o and, where
 // `gate` names an activation, gate, up, down; `norms` those before and after attention and before and after the MLP.
-static std::shared_ptr<const BlockShape> make_block(int heads, int kv_heads, int head_dim, float scale,
-                                                    const std::vector<NormShape>& head_norms, bool sinks,
-                                                    const std::optional<std::tuple<int, bool, float, bool>>& rope,
-                                                    const std::vector<LinearGiven>& linears,
-                                                    const std::vector<NormShape>& norms,
-                                                    const std::optional<std::string>& gate) {
+static BlockHandle make_block(int heads, int kv_heads, int head_dim, float scale,
+                              const std::vector<NormShape>& head_norms, bool sinks,
+                              const std::optional<std::tuple<int, bool, float, bool>>& rope,
+                              const std::vector<LinearGiven>& linears,
+                              const std::vector<NormShape>& norms,
+                              const std::optional<std::string>& gate) {
   auto s = std::make_shared<BlockShape>();
   AttentionShape& a = s->attention;
   a.heads = heads, a.kv_heads = kv_heads, a.head_dim = head_dim, a.scale = scale, a.sinks = sinks;
@@ -58,7 +67,7 @@ static std::shared_ptr<const BlockShape> make_block(int heads, int kv_heads, int
               linear_shape(linears.at(6))};
     s->before_mlp = norms.at(2), s->after_mlp = norms.at(3);
   }
-  return s;
+  return {s};
 }
 
 static MaybeArray experts_step(const mx::array& x, const mx::array& picks, const mx::array& weights,
@@ -69,20 +78,53 @@ static MaybeArray experts_step(const mx::array& x, const mx::array& picks, const
   return op_experts_step(x, picks, weights, shapes, arrays, gate == "gelu" ? Gate::gelu_tanh : Gate::silu);
 }
 
-static auto run_block(const std::shared_ptr<const BlockShape>& shape, const mx::array& x,
+static auto run_block(const BlockHandle& block, const mx::array& x,
                       const std::vector<mx::array>& arrays, const mx::array& keys, const mx::array& values, int start,
-                      int first, const std::variant<int, mx::array>& offset,
-                      const std::variant<std::monostate, std::string, mx::array>& mask) {
-  return op_block(shape, {x, arrays, keys, values, start, first, offset, mask});
+                      int first, const Offset& offset, const AnyMask& mask) {
+  return op_block(block.shape, {x, arrays, keys, values, {start, first}, offset, mask});
+}
+
+static auto run_stack(const StackHandle& stack, const mx::array& x, const std::vector<mx::array>& keys,
+                      const std::vector<mx::array>& values, const std::vector<std::pair<int, int>>& places,
+                      const Offset& offset, const std::vector<AnyMask>& masks) {
+  std::vector<BlockPlace> at;
+  for (const auto& [start, first] : places) at.push_back({start, first});
+  return op_stack(stack.stack, {x, keys, values, std::move(at), offset, masks});
+}
+
+static std::optional<StackHandle> stack_of(const std::vector<BlockHandle>& blocks,
+                                           const std::vector<std::vector<mx::array>>& arrays) {
+  std::vector<std::shared_ptr<const BlockShape>> shapes;
+  for (const BlockHandle& block : blocks) shapes.push_back(block.shape);
+  auto stack = make_stack(shapes, arrays);
+  if (!stack) return std::nullopt;
+  return StackHandle{stack};
+}
+
+// Whether each (dictionary, key, value) still holds: the very value is found there, and nothing where it is None.
+static bool unchanged(const nb::list& held) {
+  for (nb::handle item : held) {
+    PyObject* triple = item.ptr();
+    PyObject* found = PyDict_GetItemWithError(PyTuple_GET_ITEM(triple, 0), PyTuple_GET_ITEM(triple, 1));
+    if ((found ? found : Py_None) != PyTuple_GET_ITEM(triple, 2)) {
+      PyErr_Clear();
+      return false;
+    }
+  }
+  return true;
 }
 
 NB_MODULE(_cpu, m) {
   m.def("experts_step", &experts_step, "x"_a, "picks"_a, "weights"_a, "linears"_a, "arrays"_a, "gate"_a);
-  nb::class_<BlockShape>(m, "Block")
+  nb::class_<BlockHandle>(m, "Block")
       .def_static("make", &make_block, "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a, "head_norms"_a, "sinks"_a,
                   "rope"_a.none(), "linears"_a, "norms"_a, "gate"_a.none());
-  m.def("block", &run_block, "shape"_a, "x"_a, "arrays"_a, "keys"_a, "values"_a, "start"_a, "first"_a, "offset"_a,
+  m.def("block", &run_block, "block"_a, "x"_a, "arrays"_a, "keys"_a, "values"_a, "start"_a, "first"_a, "offset"_a,
         "mask"_a.none());
+  nb::class_<StackHandle>(m, "Stack");
+  m.def("make_stack", &stack_of, "blocks"_a, "arrays"_a);
+  m.def("stack", &run_stack, "stack"_a, "x"_a, "keys"_a, "values"_a, "places"_a, "offset"_a, "masks"_a);
+  m.def("unchanged", &unchanged, "held"_a);
   m.attr("mlx_version") = compiled_version();
   m.def("choose", &choose, "forced"_a);
   m.def("threads", &pool_size);

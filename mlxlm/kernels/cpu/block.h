@@ -1,7 +1,10 @@
 // A decoder's block, or its first half, as one operation for a few positions: see op_block.cpp.
 #pragma once
+#include <memory>
 #include <optional>
+#include <string>
 #include <tuple>
+#include <variant>
 #include <vector>
 
 #include "ops.h"
@@ -41,24 +44,56 @@ struct Places {
   explicit Places(const BlockShape& s, int first);
 };
 
-// Where the new tokens stand in the cache and what may be seen.
-struct BlockCall {
-  int start, first;  // column of the first new token; first column that is seen
-  int offset;        // position of the first new token, unless there is an array of them
-  bool causal, has_offsets, has_mask;
+// Where the new tokens stand in the cache: the column of the first of them, and the first column that is seen.
+struct BlockPlace {
+  int start, first;
 };
+
+struct BlockCall {
+  int start = 0, first = 0;
+  int offset = 0;  // position of the first new token, unless there is an array of them
+  bool causal = false, has_offsets = false, has_mask = false;
+};
+
+using Offset = std::variant<int, mx::array>;
+using AnyMask = std::variant<std::monostate, std::string, mx::array>;
+using BlockResult = std::tuple<mx::array, mx::array, mx::array>;  // y, keys, values
 
 struct BlockArguments {
   mx::array x;
   std::vector<mx::array> arrays;
   mx::array keys, values;
-  int start, first;
-  std::variant<int, mx::array> offset;
-  std::variant<std::monostate, std::string, mx::array> mask;
+  BlockPlace place;
+  Offset offset;
+  AnyMask mask;
 };
 
-// (y, keys, values) with the new tokens in the cache's buffers, or nothing where the kernels can't do it.
-std::optional<std::tuple<mx::array, mx::array, mx::array>> op_block(const std::shared_ptr<const BlockShape>& shape,
-                                                                    const BlockArguments& a);
+// Whether the kernels can do a block with these weights for activations of `type`; with this cache.
+bool fits_weights(const BlockShape& s, const Places& at, const std::vector<mx::array>& in, mx::Dtype type, int dim, int Dv);
+bool fits_cache(const BlockShape& s, const mx::array& x, const mx::array& keys, const mx::array& values, BlockPlace p);
+// What a call says of positions and masks; arrays go behind the other inputs. False where they are of no use.
+bool read_offset(const mx::array& x, const Offset& offset, BlockCall& call, std::vector<mx::array>& inputs);
+bool read_mask(const BlockShape& s, const mx::array& x, const AnyMask& mask, BlockCall& call, std::vector<mx::array>& inputs);
+
+// The result with the new tokens in the cache's buffers, or nothing where the kernels can't do it.
+std::optional<BlockResult> op_block(const std::shared_ptr<const BlockShape>& shape, const BlockArguments& a);
+
+class Stack;
+
+// Of one call: for each block the cache's buffers, the place in them and the mask (no masks: none for any).
+struct StackArguments {
+  mx::array x;
+  std::vector<mx::array> keys, values;
+  std::vector<BlockPlace> places;
+  Offset offset;
+  std::vector<AnyMask> masks;
+};
+using StackResult = std::tuple<mx::array, std::vector<mx::array>, std::vector<mx::array>>;  // y, keys, values
+
+// Blocks that follow one another, with weights that are there and stay as they are, to be run as one operation. `arrays`
+// come as `Places` from 0 on has them. Nothing where one isn't there yet, or may be asked for gradients.
+std::shared_ptr<const Stack> make_stack(const std::vector<std::shared_ptr<const BlockShape>>& shapes,
+                                        const std::vector<std::vector<mx::array>>& arrays);
+std::optional<StackResult> op_stack(const std::shared_ptr<const Stack>& stack, const StackArguments& a);
 
 }  // namespace mlxlm

@@ -1,0 +1,243 @@
+// Runs a decoder's block without a trip to MLX between its parts: for a few positions such trips cost more than the work.
+#include "block_run.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+
+#include "angles.h"
+
+namespace mlxlm {
+
+Places::Places(const BlockShape& s, int at) {
+  const auto place = [&](bool present, int count) {
+    const int here = present ? at : -1;
+    at += present ? count : 0;
+    return here;
+  };
+  const AttentionShape& a = s.attention;
+  before = place(s.before.has_value(), 1);
+  q = place(true, a.q.arrays()), k = place(true, a.k.arrays()), v = place(true, a.v.arrays());
+  q_norm = place(a.q_norm.has_value(), 1), k_norm = place(a.k_norm.has_value(), 1);
+  sinks = place(a.sinks, 1), freqs = place(a.has_freqs, 1);
+  o = place(true, a.o.arrays()), after = place(s.after.has_value(), 1);
+  const FeedForwardShape none, &m = s.mlp ? *s.mlp : none;
+  before_mlp = place(s.before_mlp.has_value(), 1);
+  gate = place(s.mlp.has_value(), m.gate.arrays()), up = place(s.mlp.has_value(), m.up.arrays());
+  down = place(s.mlp.has_value(), m.down.arrays());
+  after_mlp = place(s.after_mlp.has_value(), 1);
+  end = at;
+}
+
+Norm::Norm(const NormShape& s, const std::vector<mx::array>& in, int place, mx::cpu::CommandEncoder& encoder) {
+  if (!s) return;
+  weight = Vector(in[place], encoder);
+  std::tie(eps, offset) = *s;
+  present = true;
+}
+
+void Norm::run(Dtype type, const void* x, void* out, int64_t rows, Arena& arena) const {
+  const float* w = weight.read((float*)arena.take(sizeof(float) * weight.size));
+  if (offset != 0) {
+    float* moved = (float*)arena.take(sizeof(float) * weight.size);
+    for (int i = 0; i < weight.size; i++) moved[i] = w[i] + offset;
+    w = moved;
+  }
+  kernels().rms_norm(type, x, w, eps, out, type, rows, weight.size);
+}
+
+BlockRun::BlockRun(const BlockShape& s, const Places& at, const std::vector<mx::array>& in,
+                   mx::cpu::CommandEncoder& encoder)
+    : shape(&s) {
+  const auto norm = [&](const NormShape& n, int place) { return Norm(n, in, place, encoder); };
+  const AttentionShape& a = s.attention;
+  before = norm(s.before, at.before), after = norm(s.after, at.after);
+  q_norm = norm(a.q_norm, at.q_norm), k_norm = norm(a.k_norm, at.k_norm);
+  q = {a.q, in, at.q, encoder}, k = {a.k, in, at.k, encoder}, v = {a.v, in, at.v, encoder}, o = {a.o, in, at.o, encoder};
+  if (a.sinks) sinks = Vector(in[at.sinks], encoder);
+  if (a.has_freqs) freqs = (const float*)row_major(in[at.freqs], encoder);
+  if (!s.mlp) return;
+  before_mlp = norm(s.before_mlp, at.before_mlp), after_mlp = norm(s.after_mlp, at.after_mlp);
+  gate = {s.mlp->gate, in, at.gate, encoder}, up = {s.mlp->up, in, at.up, encoder};
+  down = {s.mlp->down, in, at.down, encoder};
+}
+
+void BlockRun::set_rows(const mx::array& like, const void* from, void* to) {
+  type = kernel_type(like.dtype());
+  B = like.shape(0), L = like.shape(1), dim = like.shape(2);
+  x = from, out = to;
+}
+
+void BlockRun::set_cache(const BlockCall& c, mx::array& keys, mx::array& values) {
+  call = c;
+  const AttentionShape& s = shape->attention;
+  Attention& a = attention;
+  a.type = type, a.B = B, a.L = L, a.Hq = s.heads, a.Hk = s.kv_heads, a.D = s.head_dim, a.Dv = values.shape(3);
+  a.S = call.start + L - call.first, a.scale = s.scale;
+  a.k = keys.data<void>(), a.v = values.data<void>();
+  const int64_t capacity = keys.shape(2);
+  a.k_stride[0] = a.Hk * capacity * a.D, a.k_stride[1] = capacity * a.D, a.k_stride[2] = a.D;
+  a.v_stride[0] = a.Hk * capacity * a.Dv, a.v_stride[1] = capacity * a.Dv, a.v_stride[2] = a.Dv;
+  if (call.causal && L > 1) a.mask.kind = Mask::causal;
+}
+
+void BlockRun::set_offsets(const mx::array& given, mx::cpu::CommandEncoder& encoder) {
+  offset_count = int(given.size());
+  offsets = (const int32_t*)row_major(given, encoder);
+}
+
+size_t BlockRun::memory() const {
+  size_t bytes = 0;
+  for (int n : {dim, dim, dim, q.N(), q.N(), q.N(), k.N(), k.N(), v.N(), shape->mlp ? gate.N() : 0, shape->mlp ? up.N() : 0})
+    bytes += Arena::piece(item() * M() * n);
+  for (const Norm* n : {&before, &after, &before_mlp, &after_mlp, &q_norm, &k_norm}) bytes += n->bytes();
+  for (const Projection* p : {&q, &k, &v, &o, &gate, &up, &down}) bytes += Arena::piece(sizeof(float) * p->bias.size);
+  return bytes + Arena::piece(sizeof(float) * sinks.size) + 4096;
+}
+
+void BlockRun::operator()() {
+  Arena arena(memory());
+  for (Projection* p : {&q, &k, &v, &o, &gate, &up, &down}) read_bias(*p, arena);
+  void* between = shape->mlp ? arena.take(item() * M() * dim) : out;
+  attend(arena, between);
+  if (shape->mlp) feed(arena, between);
+}
+
+// y = x + after(o(attention(before(x))))
+void BlockRun::attend(Arena& arena, void* y) {
+  const auto room = [&](int n) { return arena.take(item() * M() * n); };
+  void *h = room(dim), *qs = room(q.N()), *ks = room(k.N()), *vs = room(v.N());
+  before.present ? before.run(type, x, h, M(), arena) : (void)std::memcpy(h, x, item() * M() * dim);
+  const Projection qkv[3] = {q, k, v};
+  void* const to[3] = {qs, ks, vs};
+  project_each(qkv, 3, rows(), h, to);
+  const int D = shape->attention.head_dim, Hq = shape->attention.heads, Hk = shape->attention.kv_heads;
+  if (q_norm.present) q_norm.run(type, qs, qs, int64_t(M()) * Hq, arena);
+  if (k_norm.present) k_norm.run(type, ks, ks, int64_t(M()) * Hk, arena);
+  Attention a = attention;
+  a.q = qs;
+  a.q_stride[0] = int64_t(L) * Hq * D, a.q_stride[1] = D, a.q_stride[2] = int64_t(Hq) * D;
+  if (shape->attention.rope_dims) {
+    void *turned = room(q.N()), *turned_keys = room(k.N());
+    turn(qs, turned, Hq);
+    turn(ks, turned_keys, Hk);
+    a.q = turned;
+    a.q_stride[1] = int64_t(L) * D, a.q_stride[2] = D;
+    append(turned_keys, a.k, a.k_stride, D, {int64_t(Hk) * L * D, int64_t(L) * D, D});
+  } else {
+    append(ks, a.k, a.k_stride, D, {int64_t(L) * Hk * D, D, int64_t(Hk) * D});
+  }
+  append(vs, a.v, a.v_stride, a.Dv, {int64_t(L) * Hk * a.Dv, a.Dv, int64_t(Hk) * a.Dv});
+  a.k = (const char*)a.k + item() * call.first * a.k_stride[2];
+  a.v = (const char*)a.v + item() * call.first * a.v_stride[2];
+  a.out = room(Hq * a.Dv);
+  a.sinks = sinks.read((float*)arena.take(sizeof(float) * sinks.size));
+  kernels().attention(a);
+  finish(o, after, a.out, x, y, h, arena);
+}
+
+// out = y + after(down(act(gate(norm(y))) * up(norm(y))))
+void BlockRun::feed(Arena& arena, const void* y) {
+  void *h = arena.take(item() * M() * dim), *wide = arena.take(item() * M() * gate.N());
+  before_mlp.present ? before_mlp.run(type, y, h, M(), arena) : (void)std::memcpy(h, y, item() * M() * dim);
+  project_gated(gate, up, shape->mlp->act, rows(), h, wide, arena);
+  finish(down, after_mlp, wide, y, out, h, arena);
+}
+
+// to = residual + norm(from by p); `spare` has room for a result.
+void BlockRun::finish(const Projection& p, const Norm& norm, const void* from, const void* residual, void* to, void* spare,
+            Arena& arena) {
+  if (!norm.present) return project_onto(p, rows(), from, residual, to);
+  project_onto(p, rows(), from, nullptr, spare);
+  norm.run(type, spare, spare, M(), arena);
+  kernels().add(type, spare, residual, to, int64_t(M()) * dim);
+}
+
+void BlockRun::turn(const void* from, void* to, int heads) const {
+  const AttentionShape& s = shape->attention;
+  Angles wanted;
+  wanted.half = s.rope_dims / 2, wanted.length = L, wanted.base = s.base, wanted.scale = 1;
+  if (freqs) wanted.freqs.assign(freqs, freqs + wanted.half);
+  if (offsets) wanted.offsets.assign(offsets, offsets + offset_count);
+  else wanted.offsets = {call.offset};
+  const Angles& angles = angles_for(std::move(wanted));
+  const int D = s.head_dim;
+  kernels().rope({type, from, to, {int64_t(L) * heads * D, D, int64_t(heads) * D, 1}, B, heads, L, D, s.rope_dims,
+                  s.traditional, offset_count > 1, angles.cosine.data(), angles.sine.data()});
+}
+
+// Copies (B, Hk, L, size) with strides `from_stride` into the cache.
+void BlockRun::append(const void* from, const void* cache, const int64_t* stride, int size, std::array<int64_t, 3> from_stride) const {
+  for (int b = 0; b < B; b++)
+    for (int h = 0; h < shape->attention.kv_heads; h++)
+      for (int l = 0; l < L; l++)
+        std::memcpy((char*)cache + item() * (b * stride[0] + h * stride[1] + (call.start + l) * stride[2]),
+                    (const char*)from + item() * (b * from_stride[0] + h * from_stride[1] + l * from_stride[2]),
+                    item() * size);
+}
+
+// ------------------------------------------------------------------------------------------ the cache's buffers
+
+namespace {
+
+// Operations of ours that are under way, by the first buffer that they write.
+struct Flights {
+  std::mutex guard;
+  std::unordered_map<const void*, std::shared_ptr<std::atomic<int>>> landed;
+};
+// Lives as long as the process, as an operation may end after static objects are gone.
+Flights& flights() {
+  static Flights* all = new Flights;
+  return *all;
+}
+
+int64_t microseconds() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+Buffers::Buffers(const mx::array& first)  {
+  std::shared_ptr<std::atomic<int>> flight;
+  {
+    std::lock_guard lock(flights().guard);
+    const auto found = flights().landed.find(first.data<void>());
+    if (found == flights().landed.end()) return;
+    flight = found->second;
+  }
+  flight->wait(0);
+}
+
+void Buffers::take(const mx::array& from, mx::array& to, mx::cpu::CommandEncoder& encoder) {
+  // An operation that has just ended is let go of by MLX a moment later.
+  if (!from.is_donatable() && until_ == 0) until_ = microseconds() + 100;
+  while (!from.is_donatable() && microseconds() < until_) std::this_thread::yield();
+  if (from.is_donatable() && from.flags().row_contiguous) return to.copy_shared_buffer(from);
+  allocate(to);
+  const void* values = row_major(from, encoder);
+  encoder.dispatch([values, out = to.data<void>(), bytes = to.nbytes()] { std::memcpy(out, values, bytes); });
+}
+
+std::function<void()> Buffers::leave(const mx::array& first) {
+  const void* key = first.data<void>();
+  auto flight = std::make_shared<std::atomic<int>>(0);
+  {
+    std::lock_guard lock(flights().guard);
+    flights().landed[key] = flight;
+  }
+  return [key, flight] {
+    {
+      std::lock_guard lock(flights().guard);
+      const auto found = flights().landed.find(key);
+      if (found != flights().landed.end() && found->second == flight) flights().landed.erase(found);
+    }
+    flight->store(1);
+    flight->notify_all();
+  };
+}
+
+}  // namespace mlxlm

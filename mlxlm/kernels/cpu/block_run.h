@@ -1,0 +1,88 @@
+// One decoder's block with all it needs, ready to run: by pointers, as MLX's arrays may be gone by then.
+#pragma once
+#include <array>
+#include <functional>
+
+#include "block.h"
+
+namespace mlxlm {
+
+struct Norm {
+  Vector weight;
+  float eps = 0, offset = 0;
+  bool present = false;
+
+  Norm() = default;
+  Norm(const NormShape& s, const std::vector<mx::array>& in, int place, mx::cpu::CommandEncoder& encoder);
+  void run(Dtype type, const void* x, void* out, int64_t rows, Arena& arena) const;
+  size_t bytes() const { return present ? 2 * Arena::piece(sizeof(float) * weight.size) : 0; }
+};
+
+struct BlockRun {
+  const BlockShape* shape;
+  BlockCall call{};
+  Dtype type{};
+  int B = 0, L = 0, dim = 0;
+  const void* x = nullptr;
+  void* out = nullptr;
+  Norm before, after, before_mlp, after_mlp, q_norm, k_norm;
+  Projection q, k, v, o, gate, up, down;
+  Vector sinks;
+  const float* freqs = nullptr;
+  const int32_t* offsets = nullptr;
+  int offset_count = 1;
+  Attention attention{};  // k and v as the cache has them
+
+  // The weights, as they stand in `in` from the places on.
+  BlockRun(const BlockShape& shape, const Places& at, const std::vector<mx::array>& in, mx::cpu::CommandEncoder& encoder);
+
+  // Where to work: rows (B, L, dim) from and to memory, and the cache's buffers, which take the new tokens.
+  void set_rows(const mx::array& like, const void* from, void* to);
+  void set_cache(const BlockCall& call, mx::array& keys, mx::array& values);
+  void set_offsets(const mx::array& offsets, mx::cpu::CommandEncoder& encoder);
+
+  void operator()();
+
+ private:
+  size_t item() const { return size_of(type); }
+  int M() const { return B * L; }
+  Rows rows() const { return {type, M()}; }
+  size_t memory() const;
+  void attend(Arena& arena, void* y);
+  void feed(Arena& arena, const void* y);
+  void finish(const Projection& p, const Norm& norm, const void* from, const void* residual, void* to, void* spare,
+              Arena& arena);
+  void turn(const void* from, void* to, int heads) const;
+  void append(const void* from, const void* cache, const int64_t* stride, int size,
+              std::array<int64_t, 3> from_stride) const;
+};
+
+// Blocks that follow one another, with their weights: all but where to work.
+class Stack {
+ public:
+  Stack(const std::vector<std::shared_ptr<const BlockShape>>& shapes, const std::vector<std::vector<mx::array>>& arrays);
+  size_t size() const { return shapes.size(); }
+
+  const std::vector<std::shared_ptr<const BlockShape>> shapes;
+  const std::vector<std::vector<mx::array>> arrays;
+  std::vector<Places> places;
+  std::vector<BlockRun> runs;
+};
+
+// The cache's buffers for an operation to write into: the very ones where nothing else refers to them, else copies.
+//
+// MLX refers to what an operation uses until it has run. The next step comes before that, and would copy the whole cache:
+// it waits for the operation instead, which it could not overtake anyway.
+class Buffers {
+ public:
+  // `first` is the first of the buffers.
+  explicit Buffers(const mx::array& first);
+  void take(const mx::array& from, mx::array& to, mx::cpu::CommandEncoder& encoder);
+  // What is to be called when the operation has run, whose first buffer this is.
+  static std::function<void()> leave(const mx::array& first);
+
+ private:
+  int64_t until_ = 0;
+};
+
+}  // namespace mlxlm
