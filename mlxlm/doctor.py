@@ -50,14 +50,14 @@ def examine(speeds: bool = True) -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
+    from .files import size
     from .info import memory_there
 
     there, device = memory_there()
     python = f"Python {platform.python_version()}"
     yield Finding("machine", "system", "ok", f"{platform.system()} {platform.machine()}, {python}")
     yield Finding("machine", "device", "ok", f"{mx.default_device().type.name.upper()}: {device}")
-    if there is not None:
-        yield Finding("machine", "memory", "ok", f"{there / 1e9:.1f} GB for models")
+    yield Finding("machine", "memory", "ok", f"{size(there)} for models")
     if hasattr(os, "sched_getaffinity"):
         yield Finding("machine", "cores", "ok", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} for this process")
     if platform.system() == "Darwin" and platform.machine() != "arm64":

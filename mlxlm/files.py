@@ -1,4 +1,4 @@
-"""Small files: JSON that may be missing, broken, huge or not text at all; and texts that appear whole or not at all."""
+"""Small files: JSON that may be missing, broken, huge or not text; texts that appear whole or not at all; sizes."""
 
 import json
 import os
@@ -52,3 +52,11 @@ def write_text(path: Path, text: str) -> None:
         os.replace(part, path)
     except OSError as error:
         raise SourceError(f"it can't be written: {error.strerror}", where=path) from error
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of ten: 1.5 GB is 1.5 * 10^9 bytes."""
+    for scale, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= scale * 0.9995:  # what is rounded up to a thousand is one of the next
+            return f"{count / scale:.3g} {unit}"
+    return f"{int(count)} bytes"

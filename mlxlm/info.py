@@ -7,7 +7,6 @@ exactly, for any architecture, and no weight is read.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from . import memory
 from .checkpoint import Checkpoint, open_checkpoint
 from .configuration import ModelConfiguration
 from .errors import MLXLMError, UsageError
@@ -336,29 +336,7 @@ def _kernels() -> str:
     return f"native, {facts['instruction_set']}, {facts['threads']} threads"
 
 
-def memory_there() -> tuple[int | None, str]:
-    """(bytes that a model may take now, the device's name): the GPU's working set, or the memory left on a CPU."""
-    facts = mx.device_info()
-    if mx.default_device().type == mx.DeviceType.gpu:
-        for key in ("max_recommended_working_set_size", "free_memory", "total_memory", "memory_size"):
-            if isinstance(facts.get(key), int):
-                return int(facts[key]), str(facts.get("device_name", "gpu"))
-        return None, str(facts.get("device_name", "gpu"))
-    return _free_memory(), str(facts.get("device_name", "cpu"))
-
-
-def _free_memory() -> int | None:
-    """Memory that is free or can be made free, within this process's control group; None where nobody tells."""
-    left = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        left += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-        limit, used = (Path("/sys/fs/cgroup", name).read_text().strip() for name in ("memory.max", "memory.current"))
-        if limit != "max":
-            left.append(max(int(limit) - int(used), 0))
-    except (OSError, ValueError, IndexError):
-        pass  # another system, or another version of control groups
-    if left:
-        return min(left)
-    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else None
+def memory_there() -> tuple[int, str]:
+    """(bytes that a model may take now, the device's name), by the rule that a load itself is checked by."""
+    device = mx.device_info().get("device_name", mx.default_device().type.name)
+    return max(memory.device_room().free, 0), str(device)

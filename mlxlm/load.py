@@ -17,7 +17,7 @@ from .configuration import ModelConfiguration
 from .errors import ConfigError, UsageError
 from .kernels import scales
 from .registry import LLMTypeRegistry, TypeRegistry, VLMTypeRegistry
-from .strict import load_strictly, quantize_structure
+from .strict import load_strictly, quantize_structure, told
 from .weights import Weights, apply, rename_path
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
@@ -146,10 +146,11 @@ def assemble(checkpoint: Checkpoint, *, model_config: dict[str, Any] | None = No
     """The module with the checkpoint's weights in it, as yet unread, and not prepared for this machine."""
     registry, architecture, raw, where = architecture_of(checkpoint, model_config, text_only)
     model = registry.build(architecture, raw, str(where))
-    if architecture.config is dict:
-        _fill_foreign(model, checkpoint, raw, where)
-    else:
-        _fill(model, architecture, checkpoint, raw, where)
+    with told(checkpoint):
+        if architecture.config is dict:
+            _fill_foreign(model, checkpoint, raw, where)
+        else:
+            _fill(model, architecture, checkpoint, raw, where)
     if checkpoint.narrow_groups:
         scales.stand_for(model, mx.float32)
     model.eval()
@@ -218,9 +219,9 @@ def _fill_foreign(model: Any, checkpoint: Checkpoint, raw: dict[str, Any], where
 
 def _readable(checkpoint: Checkpoint, raw: dict[str, Any], where: Path) -> tuple[Weights, dict[str, Any] | None]:
     """(weights, their ``quantization``), those that another package has quantized repacked."""
-    weights = checkpoint.load_weights()
     if foreign.is_foreign(raw):
-        return foreign.unpacked(weights, raw, where)
+        return foreign.opened(checkpoint, raw, where)
+    weights = checkpoint.load_weights()
     own = raw.get("quantization_config")
     packed = isinstance(own, dict) and own.get("quant_method") == "bitnet"  # the model takes these as they are
     return weights, None if packed else quantization(raw, where)

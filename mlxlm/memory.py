@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 from .cache import State
 from .cache.kv import STEP, TokenBuffer, stepped
 from .errors import MemoryLimitError, UsageError
+from .files import size
 
 VARIABLE = "MLXLM_MEMORY_LIMIT"
 SPARE = 0.03
@@ -45,7 +46,7 @@ def room(limit: Any = None) -> Room | None:
     if limit is None:
         limit, where = os.environ.get(VARIABLE), VARIABLE
     if limit is None or limit == "":
-        return _device_room()
+        return device_room()
     if isinstance(limit, str) and limit.lower() == "off":
         return None
     return Room(_bytes(limit, where) - mx.get_active_memory(), f"the limit set by {where}")
@@ -68,7 +69,8 @@ def _bytes(value: Any, where: str) -> int:
     return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
 
 
-def _device_room() -> Room:
+def device_room() -> Room:
+    """What is free for MLX on its device, whatever limits the user has set."""
     info = mx.device_info()
     working_set = info.get("max_recommended_working_set_size")
     if isinstance(working_set, int):
@@ -133,14 +135,6 @@ def check(needed: int, problem: str, *, where: object, limit: Any = None, parts:
         problem, where=where, found=f"{size(needed)} needed{f' ({parts})' if parts else ''}",
         expected=f"at most {size(max(found.free, 0))}, {found.what}",
         hint=f"{hint} To try all the same, set memory_limit=\"off\" or {VARIABLE}=off.".strip())
-
-
-def size(count: float) -> str:
-    """Bytes as people read them: 1.5 GB is 1.5 * 10^9 bytes."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{int(count)} bytes"
 
 
 def parameters_size(model: Any) -> int:

@@ -2,7 +2,8 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ from mlx.utils import tree_flatten
 from .errors import ConfigError, WeightError
 
 MOST_LISTED = 20
+FLOATS = (mx.float16, mx.bfloat16, mx.float32, mx.float64)
 
 
 def quantize_structure(model: nn.Module, weights: dict[str, mx.array], settings: dict[str, Any], where: object) -> None:
@@ -40,6 +42,23 @@ def quantize_structure(model: nn.Module, weights: dict[str, mx.array], settings:
         ) from e
 
 
+@contextmanager
+def told(checkpoint: Any) -> Iterator[None]:
+    """Errors about the tensors of a checkpoint come with the file; those that MLX raises become WeightError."""
+    try:
+        yield
+    except WeightError as error:
+        name = str(error.where)
+        if name.startswith(str(checkpoint.path)):
+            raise
+        file = checkpoint.file_of(name) if hasattr(checkpoint, "file_of") else None
+        raise WeightError(error.problem, where=f"{file or checkpoint.path}: {name}", found=error.found,
+                          expected=error.expected, hint=error.hint) from error
+    except (ValueError, IndexError, ArithmeticError) as error:
+        raise WeightError(f"the weights can't be brought to the model's layout ({_first_line(error)})",
+                          where=checkpoint.path) from error
+
+
 def load_strictly(model: nn.Module, weights: dict[str, mx.array], where: object, hint: str | None = None) -> None:
     """Puts ``weights`` into ``model``. Raises WeightError that lists every name or shape that doesn't fit."""
     wanted = dict(tree_flatten(model.parameters()))
@@ -51,6 +70,8 @@ def load_strictly(model: nn.Module, weights: dict[str, mx.array], where: object,
             for n in wanted.keys() & weights.keys()
             if weights[n].shape != wanted[n].shape
         ],
+        "mistyped": [f"{n} {_name(weights[n])}, expected {_expected(n, wanted)}"
+                     for n in wanted.keys() & weights.keys() if not _fits(weights[n], n, wanted)],
     }
     if any(problems.values()):
         lines = [line for kind, names in problems.items() if names for line in _listed(kind, names)]
@@ -58,6 +79,20 @@ def load_strictly(model: nn.Module, weights: dict[str, mx.array], where: object,
             "the weights don't fit the model that config.json describes:\n" + "\n".join(lines), where=where, hint=hint
         )
     model.load_weights(list(weights.items()), strict=True)
+
+
+def _fits(w: mx.array, name: str, wanted: dict[str, mx.array]) -> bool:
+    """Whether a tensor's dtype can stand where the model has another: any of floats for floats, else the very same."""
+    own = wanted[name].dtype
+    return (w.dtype in FLOATS) == (own in FLOATS) and (own in FLOATS or w.dtype == own)
+
+
+def _expected(name: str, wanted: dict[str, mx.array]) -> str:
+    return "floats" if wanted[name].dtype in FLOATS else _name(wanted[name])
+
+
+def _name(w: mx.array) -> str:
+    return str(w.dtype).removeprefix("mlx.core.")
 
 
 def _listed(kind: str, names: Iterable[str]) -> list[str]:

@@ -90,6 +90,14 @@ class Folder:
             weights.update(loaded)  # type: ignore[arg-type]
         return weights
 
+    def file_of(self, name: str) -> Path | None:
+        """The file of a tensor, of a module's tensors, or of those beside one that isn't there; None without any."""
+        for start in (name, f"{name}.", f"{name.rpartition('.')[0]}."):
+            for file in self.files:
+                if any(held == name or (start != name and held.startswith(start)) for held in self.header(file)):
+                    return file
+        return None
+
     def tokenizer_parts(self) -> Any:
         """None: the tokenizer lies beside the weights, in files of its own."""
         return None

@@ -69,7 +69,7 @@ def command(source: str | None, hf_path: str | None, mlx_path: Path | None, as_j
         click.echo(json.dumps({"folder": str(done.folder), "parameters": done.parameters, "bytes": done.bytes,
                                "bits_per_weight": done.bits_per_weight, "quality": quality and quality.__dict__}))
         return
-    from .info import size
+    from ..files import size
 
     click.echo(f"{done.folder}: {size(done.bytes)}, {done.bits_per_weight:.2f} bits a weight")
     if quality is not None:

@@ -33,7 +33,7 @@ def command(model: str, adapter_path: tuple[str, ...], save_path: Path, dequanti
     """Add adapters to a model's weights. Quantized weights are quantized again as they were, which rounds."""
     from ..convert import convert
     from ..convert.finish import finish
-    from .info import size
+    from ..files import size
 
     adapters = dict(_with_strength(text) for text in adapter_path)
     done = convert(model, save_path, adapters=adapters, dequantized=dequantize, dtype=dtype, revision=revision)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..files import size
 from .options import MODEL
 
 if TYPE_CHECKING:
@@ -113,11 +114,3 @@ def _count(number: int) -> str:
         if number >= scale:
             return f"{number / scale:.4g} {unit}"
     return str(number)
-
-
-def size(number: int) -> str:
-    """Bytes for people, in powers of ten."""
-    for scale, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= scale:
-            return f"{number / scale:.3g} {unit}"
-    return f"{number} bytes"

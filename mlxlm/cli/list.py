@@ -29,7 +29,7 @@ def command(word: str | None, as_json: bool) -> None:
         nothing = "No model is downloaded." if word is None else f"No downloaded model's name holds {word!r}."
         click.echo(nothing, err=True)
         return
-    from .info import size
+    from ..files import size
 
     rows = [(model.name, size(model.size), model.model_type or "?", model.quantization or "-", _ago(model.used),
              "" if model.whole else "incomplete") for model in models]

@@ -33,7 +33,7 @@ def command(model: str, revision: str | None, no_verify: bool, as_json: bool) ->
     held = next((found for found in store.stored() if path.is_relative_to(found.folder)), None)
     if held is not None and not no_verify and not held.name.startswith("pypi:"):  # wheels are checked as they unpack
         _check(held, as_json)
-    from .info import size
+    from ..files import size
 
     if as_json:
         click.echo(json.dumps({"name": held.name if held else model, "path": str(path),

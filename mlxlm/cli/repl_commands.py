@@ -223,8 +223,8 @@ def export(repl: Repl, rest: str) -> None:
 
 @command("/stats", "", "speed, context and memory so far")
 def stats(repl: Repl, rest: str) -> None:
+    from ..files import size
     from .generate import summary
-    from .info import size
 
     memory, last = repl.session.memory, repl.last
     most = getattr(getattr(repl.session.model, "config", None), "max_position_embeddings", None)

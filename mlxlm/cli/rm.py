@@ -22,8 +22,8 @@ Examples:
 def command(models: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove downloaded models. Folders and files of your own are never touched."""
     from ..errors import UsageError
+    from ..files import size
     from ..sources import store
-    from .info import size
 
     found = [store.find(name) for name in dict.fromkeys(models)]
     if as_json:

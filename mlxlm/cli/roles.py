@@ -33,10 +33,9 @@ def command(path: str | None, as_json: bool) -> None:
     click.echo()
     for key, title in (("hot", "Always in memory"), ("total", "All of them")):
         size = needed[key]
-        fits = "" if there is None else " fits" if size <= there else " doesn't fit"
-        click.echo(f"{title + ':':<18}{size / 1e9:6.0f} GB of weights{fits and ':' + fits}")
-    if there is not None:
-        click.echo(f"{'This machine:':<18}{there / 1e9:6.0f} GB ({device})")
+        fits = " fits" if size <= there else " doesn't fit"
+        click.echo(f"{title + ':':<18}{size / 1e9:6.0f} GB of weights:{fits}")
+    click.echo(f"{'This machine:':<18}{there / 1e9:6.0f} GB ({device})")
 
 
 def _table(roles) -> None:

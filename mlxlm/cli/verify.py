@@ -86,7 +86,7 @@ def _show(as_json: bool) -> int:
 
 def _table(reports: list[dict]) -> str:
     """The reports as a Markdown table, which reads well in a terminal too."""
-    from .info import size
+    from ..files import size
 
     rows = [("model", "result", "prompt tokens/s", "answer tokens/s", "memory", "seconds")]
     for r in reports:

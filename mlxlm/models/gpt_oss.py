@@ -10,6 +10,7 @@ from .. import recipe
 from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
+from ..errors import WeightError
 from ..layers import Experts, PreNorm, SparseMoE, top_k
 from ..weights import Each, Split, Suffix, swap_last
 
@@ -62,14 +63,16 @@ def build(c: Config) -> Decoder:
 
 def unpack_blocks(weights: dict[str, mx.array], config) -> dict[str, mx.array]:
     """A rule: MXFP4 as OpenAI ships it, blocks (experts, out, groups, 16) of bytes, to MLX's packed words."""
-    return {
-        (
-            n.removesuffix("_blocks") + ".weight"
-            if n.endswith("_proj_blocks")
-            else n.replace("_proj_scales", "_proj.scales")
-        ): (w.view(mx.uint32).flatten(-2) if n.endswith("_proj_blocks") else w)
-        for n, w in weights.items()
-    }
+    out = {}
+    for name, w in weights.items():
+        if name.endswith("_proj_blocks"):
+            if w.dtype != mx.uint8 or w.ndim != 4 or w.shape[-1] != 16:
+                raise WeightError("these aren't blocks of MXFP4", where=name, found=f"{w.dtype} {tuple(w.shape)}",
+                                  expected="bytes (experts, out, groups, 16)")
+            out[name.removesuffix("_blocks") + ".weight"] = w.view(mx.uint32).flatten(-2)
+        else:
+            out[name.replace("_proj_scales", "_proj.scales")] = w
+    return out
 
 
 ARCHITECTURE = Architecture(

@@ -92,7 +92,7 @@ def test_the_variable_counts_where_nothing_is_said(monkeypatch):
 
 
 def test_a_model_that_does_not_fit_is_refused_with_figures(folder, monkeypatch):
-    figures = r"\d+(\.\d)? [KM]B needed \(weights\).*at most \d.*memory_limit"
+    figures = r"\d+(\.\d)? [kM]B needed \(weights\).*at most \d.*memory_limit"
     with pytest.raises(MemoryLimitError, match=figures) as told:
         load(folder, memory_limit=1)
     assert str(folder) in str(told.value)

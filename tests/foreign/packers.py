@@ -123,3 +123,30 @@ def float8(w, block=None, name="weight_scale_inv"):
     full = scales.repeat(rows, 0)[:out].repeat(columns, 1)[:, :width]
     eight = torch.tensor(w / full).to(torch.float8_e4m3fn)
     return {"weight": eight, name: scales}, eight.float().numpy().astype(np.float64) * full
+
+
+FOLDS = {8: ("8bit_u8", 8, 1), 6: ("8bit_u8", 8, 1), 5: ("8bit_u8", 8, 1), 4: ("4bit_u8", 4, 2), 3: ("3bit_32", 3, 10),
+         2: ("2bit_u8", 2, 4), 1: ("1bit_u8", 1, 8)}
+
+
+def hqq(w, bits, size, axis=1, as_float=False):
+    """Codes of groups as rows (axis 1) or columns (axis 0), folded: a word's highest bits hold the first part."""
+    rows = w.reshape(-1, size) if axis else w.reshape(size, -1)
+    low, high = rows.min(axis, keepdims=True), rows.max(axis, keepdims=True)
+    scale = np.maximum((high - low) / (2**bits - 1), 1e-4).astype(np.float16)
+    zero = (-low / scale).astype(np.float16)
+    codes = np.clip(np.round(rows / scale + zero), 0, 2**bits - 1).astype(np.uint32)
+    packing, width, parts = FOLDS[bits]
+    padded = np.zeros((-(-len(codes) // parts) * parts, codes.shape[1]), np.uint32)
+    padded[:len(codes)] = codes
+    words = np.zeros((len(padded) // parts, codes.shape[1]), np.uint32)
+    for k, part in enumerate(padded.reshape(parts, -1, codes.shape[1])):
+        words |= part << np.uint32(width * (parts - 1 - k))
+    words = words.astype(np.int32) if bits == 3 else words.astype(np.uint8)
+    said = {"nbits": np.array(bits, np.int32), "group_size": np.array(size, np.int32), "axis": np.array(axis, np.int32),
+            "shape": np.array(w.shape, np.int64), "packing": np.frombuffer(packing.encode(), np.uint8),
+            "view_as_float": np.array(as_float, np.uint8), "encoded_state_dict": np.array(1, np.uint8),
+            "unpack_view_dtype": np.frombuffer(b"torch.uint8", np.uint8), "stores_quant_config": np.array(1, np.uint8)}
+    exact = (codes.astype(np.float64) - zero) * scale
+    return {"W_q": words.view(np.float16) if as_float else words, "scale": scale, "zero": zero,
+            **said}, exact.reshape(w.shape)

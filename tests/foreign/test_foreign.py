@@ -48,10 +48,18 @@ FORMATS = {
     "fp8-small-blocks": ({"quant_method": "fp8", "weight_block_size": [48, 80]}, lambda w: packers.float8(w, (48, 80))),
     "bnb-int8": ({"quant_method": "bitsandbytes", "load_in_8bit": True}, packers.bnb_int8),
     "bnb-nf4": ({"quant_method": "bitsandbytes", "load_in_4bit": True}, packers.bnb_nf4),
+    **{f"hqq-{b}-{g}": ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": b, "group_size": g}}},
+                        lambda w, b=b, g=g: packers.hqq(w, b, g))
+       for b, g in [(1, 64), (2, 32), (3, 64), (4, 64), (4, 256), (5, 128), (6, 32), (8, 64), (4, 16)]},
+    "hqq-as-float": ({"quant_method": "hqq"}, lambda w: packers.hqq(w, 4, 64, as_float=True)),
+    "hqq-across": ({"quant_method": "hqq"}, lambda w: packers.hqq(w, 4, 64, axis=0)),
+    "hqq-mixed": ({"quant_method": "hqq"}, lambda w: packers.hqq(w, 4 if len(w) > 128 else 3, 64)),
     "bnb-nf4-nested": ({"quant_method": "bitsandbytes", "load_in_4bit": True},
                        lambda w: packers.bnb_nf4(w, nested=True)),
 }
-PACKED = ("gptq", "awq", "ct-4", "ct-8", "ct-int8", "bnb-int8")
+PACKED = ("gptq", "awq", "ct-4", "ct-8", "ct-int8", "bnb-int8", "hqq")
+PLAIN = {"gptq-act-order": 2e-3, "hqq-across": 2e-3, "hqq-4-16": 2e-3, "hqq-4-256": 2e-3}
+"""What has no grid of MLX's comes out in the scales' dtype, float16; all else is exact to float32's rounding."""
 
 
 def written(folder, name):
@@ -90,13 +98,11 @@ def test_logits_are_those_of_the_weights_it_stands_for(tmp_path, name):
     made, plain = written(tmp_path, name)
     model = load_model(made)
     got, wanted = np.array(model(TOKENS)), logits(plain)
-    # Activations ordered by GPTQ come out in the scales' dtype, float16; all else is exact to float32's rounding.
-    bound = 2e-3 if name == "gptq-act-order" else 1e-4
-    assert np.abs(got - wanted).max() <= bound * (wanted.max() - wanted.min())
-    assert ("scales" in model.layers[0].mlp.up_proj) == (name.startswith(PACKED) and name != "gptq-act-order")
+    assert np.abs(got - wanted).max() <= PLAIN.get(name, 1e-4) * (wanted.max() - wanted.min())
+    assert ("scales" in model.layers[0].mlp.up_proj) == (name.startswith(PACKED) and name not in PLAIN)
 
 
-@pytest.mark.parametrize("name", ["gptq-4-128", "awq", "ct-4-asymmetric", "bnb-int8", "fp8-blocks"])
+@pytest.mark.parametrize("name", ["gptq-4-128", "awq", "ct-4-asymmetric", "bnb-int8", "fp8-blocks", "hqq-mixed"])
 def test_it_converts_and_saves_as_mlx(tmp_path, name):
     made, _ = written(tmp_path, name)
     convert(made, tmp_path / "mlx")

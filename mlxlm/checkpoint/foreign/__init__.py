@@ -8,12 +8,19 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import mlx.core as mx
+
 from ...errors import ConfigError, WeightError
 from ...weights import Weights
 
-METHODS = {"gptq": "gptq", "awq": "awq", "compressed-tensors": "compressed", "fp8": "fp8", "bitsandbytes": "bnb"}
+METHODS = {"gptq": "gptq", "awq": "awq", "compressed-tensors": "compressed", "fp8": "fp8", "bitsandbytes": "bnb",
+           "hqq": "hqq"}
 """``quant_method`` of config.json to the module here that reads it."""
 
+SCALES = (".scales", ".scale", ".zero", ".weight_scale", ".weight_scale_inv", ".SCB", ".absmax", ".nested_absmax",
+          ".quant_map", ".nested_quant_map")
+"""What a tensor of scales, or of levels, is called in any of them."""
+LOT = 256
 Settings = dict[str, Any] | None
 Unpacker = Callable[[Weights, dict[str, Any], object], tuple[Weights, Settings]]
 
@@ -24,6 +31,25 @@ def is_foreign(config: dict[str, Any]) -> bool:
     return isinstance(settings, dict) and "quantization" not in config and _method(settings) in METHODS
 
 
+def opened(checkpoint: Any, config: dict[str, Any], where: object) -> tuple[Weights, Settings]:
+    """(a checkpoint's weights, their ``quantization``), as `unpacked` has them, once the scales are looked over."""
+    _check_numbers(checkpoint.load_weights())
+    return unpacked(checkpoint.load_weights(), config, where)
+
+
+def _check_numbers(weights: Weights) -> None:
+    """WeightError for scales that are no numbers, read from arrays of their own, which are let go again."""
+    names = [name for name, w in weights.items()
+             if name.endswith(SCALES) and w.dtype in (mx.float16, mx.bfloat16, mx.float32)]
+    for at in range(0, len(names), LOT):
+        lot = {name: weights.pop(name) for name in names[at:at + LOT]}
+        good = mx.stack([mx.isfinite(w).all() for w in lot.values()])
+        bad = [name for name, fine in zip(lot, good.tolist(), strict=True) if not fine]  # type: ignore[arg-type]
+        if bad:
+            raise WeightError("the scales aren't all numbers", where=bad[0], found="NaN or infinity",
+                              hint="The file is damaged: pull the model again.")
+
+
 def unpacked(weights: Weights, config: dict[str, Any], where: object) -> tuple[Weights, Settings]:
     """(weights, ``quantization`` as mlx-lm writes it or None). Raises ConfigError or WeightError for a mistake."""
     settings = config["quantization_config"]
@@ -31,7 +57,7 @@ def unpacked(weights: Weights, config: dict[str, Any], where: object) -> tuple[W
     settings = {**settings, "dtype": config.get("dtype") or config.get("torch_dtype")}
     try:
         return module.unpack(weights, settings, where)
-    except (ValueError, IndexError, TypeError) as error:  # shapes that no check above foresaw
+    except (ValueError, IndexError, TypeError, ArithmeticError) as error:  # shapes that no check above foresaw
         said = f"the quantized tensors can't be put together: {error}".splitlines()[0]
         raise WeightError(said, where=where) from error
 

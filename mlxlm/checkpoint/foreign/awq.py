@@ -24,10 +24,9 @@ def unpack(weights: Weights, settings: dict[str, Any], where: object) -> tuple[W
     if version != "gemm":
         raise ConfigError("this layout of AWQ isn't read", where=f"{where}: quantization_config.version",
                           found=repr(version), expected="gemm",
-                          hint="Look for an mlx-community conversion of the model.")
+                          hint=groups.OTHERWISE)
     weights = dict(weights)
-    for path in groups.modules(weights, "qweight"):
-        _module(weights, path)
+    groups.each(weights, "qweight", lambda path: _module(weights, path))
     return weights, groups.quantization(weights, 4, settings.get("group_size") or settings.get("q_group_size"))
 
 
@@ -38,9 +37,9 @@ def _columns(words: mx.array) -> mx.array:
 
 
 def _module(weights: Weights, path: str) -> None:
-    codes = _columns(groups.take(weights, f"{path}.qweight", 2))
-    zeros = _columns(groups.take(weights, f"{path}.qzeros", 2))
-    scales = groups.take(weights, f"{path}.scales", 2)
+    codes = _columns(groups.take(weights, f"{path}.qweight", 2, "words"))
+    zeros = _columns(groups.take(weights, f"{path}.qzeros", 2, "words"))
+    scales = groups.take(weights, f"{path}.scales", 2, "float")
     width, out = codes.shape
     groups.expect(scales.shape, (scales.shape[0], out), f"{path}.scales")
     groups.expect(zeros.shape, scales.shape, f"{path}.qzeros")

@@ -17,26 +17,24 @@ from ..bits import pack
 from . import groups
 
 STATES = ("nf4", "fp4")
+MOST_BLOCK = 1 << 16  # numbers; theirs are 64 to 4096
 
 
 def unpack(weights: Weights, settings: dict[str, Any], where: object) -> tuple[Weights, dict[str, Any] | None]:
-    weights, found = dict(weights), False
-    for path in groups.modules(weights, "SCB"):
-        _int8(weights, path)
-        found = True
+    weights = dict(weights)
+    found = groups.each(weights, "SCB", lambda path: _int8(weights, path))
     for kind in STATES:
-        for path in groups.modules(weights, f"weight.quant_state.bitsandbytes__{kind}"):
-            _four_bits(weights, path, kind)
+        groups.each(weights, f"weight.quant_state.bitsandbytes__{kind}",
+                    lambda path, kind=kind: _four_bits(weights, path, kind))
     weights = {name: w for name, w in weights.items() if not name.endswith(".weight_format")}
-    eight = found or (not weights and bool(settings.get("load_in_8bit")))
-    if not eight:
+    if not (found or (not weights and settings.get("load_in_8bit"))):
         return weights, None
     return weights, groups.quantization(weights, 8)
 
 
 def _int8(weights: Weights, path: str) -> None:
-    rows = groups.take(weights, f"{path}.SCB", 1).astype(mx.float32)[:, None] / 127
-    weight = groups.take(weights, f"{path}.weight", 2)
+    rows = groups.take(weights, f"{path}.SCB", 1, "float").astype(mx.float32)[:, None] / 127
+    weight = groups.take(weights, f"{path}.weight", 2, "int8")
     groups.expect(rows.shape[:1], weight.shape[:1], f"{path}.SCB")
     width = weight.shape[1]
     size = groups.group_size(width, 1, path)
@@ -47,13 +45,15 @@ def _int8(weights: Weights, path: str) -> None:
 
 def _four_bits(weights: Weights, path: str, kind: str) -> None:
     name = f"{path}.weight"
-    state = _state(groups.take(weights, f"{name}.quant_state.bitsandbytes__{kind}", 1), name)
-    codes, levels = weights.pop(name).flatten(), groups.take(weights, f"{name}.quant_map", 1)
-    absmax = groups.take(weights, f"{name}.absmax", 1)
+    state = _state(groups.take(weights, f"{name}.quant_state.bitsandbytes__{kind}", 1, "bytes"), name)
+    codes = groups.take(weights, name, 2).view(mx.uint8).flatten()  # its bytes, under whatever dtype they are kept
+    levels = groups.take(weights, f"{name}.quant_map", 1, "float")
+    nested = f"{name}.nested_absmax" in weights
+    absmax = groups.take(weights, f"{name}.absmax", 1, "bytes" if nested else "float")
     groups.expect(levels.shape, (16,), f"{name}.quant_map")
-    if f"{name}.nested_absmax" in weights:
-        outer = groups.take(weights, f"{name}.nested_absmax", 1)
-        table = groups.take(weights, f"{name}.nested_quant_map", 1)
+    if nested:
+        outer = groups.take(weights, f"{name}.nested_absmax", 1, "float")
+        table = groups.take(weights, f"{name}.nested_quant_map", 1, "float")
         groups.expect(table.shape, (256,), f"{name}.nested_quant_map")
         groups.expect(outer.shape, (-(-absmax.size // state["nested_blocksize"]),), f"{name}.nested_absmax")
         scale = mx.repeat(outer, state["nested_blocksize"])[:absmax.size]
@@ -76,7 +76,7 @@ def _state(packed: mx.array, name: str) -> dict[str, Any]:
                  "nested_offset": float(state.get("nested_offset", 0.0))}
     except (ValueError, KeyError, TypeError) as error:
         raise WeightError("the quantization state can't be read", where=name) from error
-    sizes = min(found["blocksize"], found["nested_blocksize"])
-    if found["dtype"] not in groups.DTYPES or sizes < 1 or not found["shape"]:
+    sizes = (found["blocksize"], found["nested_blocksize"])
+    if found["dtype"] not in groups.DTYPES or not all(1 <= n <= MOST_BLOCK for n in sizes) or not found["shape"]:
         raise WeightError("the quantization state can't be right", where=name, found=str(found)[:100])
     return found

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ...errors import ConfigError, WeightError
+from ...errors import ConfigError
 from ...weights import Weights
 from ..bits import unpack as codes_of
 from . import groups, whole_number
@@ -24,20 +24,19 @@ def unpack(weights: Weights, settings: dict[str, Any], where: object) -> tuple[W
     if form not in ("gptq", "gptq_v2"):
         raise ConfigError("this layout of GPTQ isn't read", where=f"{where}: quantization_config.checkpoint_format",
                           found=repr(form), expected="gptq or gptq_v2",
-                          hint="Look for an mlx-community conversion of the model.")
+                          hint=groups.OTHERWISE)
     weights = dict(weights)
-    for path in groups.modules(weights, "qweight"):
-        _module(weights, path, bits, 0 if form == "gptq_v2" else 1)
+    groups.each(weights, "qweight", lambda path: _module(weights, path, bits, 0 if form == "gptq_v2" else 1))
     return weights, groups.quantization(weights, bits, settings.get("group_size"))
 
 
 def _module(weights: Weights, path: str, bits: int, less: int) -> None:
-    words = groups.take(weights, f"{path}.qweight", 2).T.view(mx.uint32)
-    zeros = codes_of(groups.take(weights, f"{path}.qzeros", 2), bits)
-    scales = groups.take(weights, f"{path}.scales", 2)
+    words = groups.take(weights, f"{path}.qweight", 2, "words").T.view(mx.uint32)
+    zeros = codes_of(groups.take(weights, f"{path}.qzeros", 2, "words"), bits)
+    scales = groups.take(weights, f"{path}.scales", 2, "float")
     out, width = words.shape[0], words.shape[1] * 32 // bits
     groups.expect(scales.shape, (scales.shape[0], out), f"{path}.scales")
-    groups.expect(zeros.shape[:1], scales.shape[:1], f"{path}.qzeros")
+    groups.expect(zeros.shape, (scales.shape[0], -(-out * bits // 32) * 32 // bits), f"{path}.qzeros")
     zeros = zeros[:, :out]
     order = weights.pop(f"{path}.g_idx", None)
     # A zero point times a scale has more bits than float16: float32 holds it.
@@ -55,8 +54,5 @@ def _module(weights: Weights, path: str, bits: int, less: int) -> None:
 
 def _mixed(order: mx.array, width: int, count: int, path: str) -> bool:
     """Whether the groups' inputs don't lie side by side."""
-    found = np.array(order)
-    if found.shape != (width,) or found.min(initial=0) < 0 or found.max(initial=0) >= count:
-        raise WeightError("g_idx doesn't fit the module", where=f"{path}.g_idx", found=tuple(found.shape),
-                          expected=f"{width} numbers below {count}")
+    found = groups.order_of(f"{path}.g_idx", order, width, count)
     return bool((found != np.arange(width) // -(-width // count)).any())
