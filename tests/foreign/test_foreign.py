@@ -45,6 +45,8 @@ FORMATS = {
     "ct-int8": (scheme(8, strategy="channel"), packers.whole_int8),
     "ct-float8": (scheme(8) | {"format": "float-quantized"}, lambda w: packers.float8(w, None, "weight_scale")),
     "fp8-blocks": ({"quant_method": "fp8", "weight_block_size": [128, 128]}, lambda w: packers.float8(w, (128, 128))),
+    "fp8-tensor": ({"quant_method": "fp8"}, lambda w: packers.float8(w, w.shape, "weight_scale")),
+    "fp8-rows": ({"quant_method": "fp8"}, lambda w: packers.float8(w, None, "weight_scale")),
     "fp8-small-blocks": ({"quant_method": "fp8", "weight_block_size": [48, 80]}, lambda w: packers.float8(w, (48, 80))),
     "bnb-int8": ({"quant_method": "bitsandbytes", "load_in_8bit": True}, packers.bnb_int8),
     "bnb-nf4": ({"quant_method": "bitsandbytes", "load_in_4bit": True}, packers.bnb_nf4),
