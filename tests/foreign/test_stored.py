@@ -26,7 +26,8 @@ def mxfp4(w):
     codes = np.abs(groups[..., None] / 2.0 ** exponent[..., None, None] - E2M1).argmin(-1).astype(np.uint8)
     values = E2M1[codes] * 2.0 ** exponent[..., None]
     blocks = codes[..., 0::2] | codes[..., 1::2] << 4
-    return torch.tensor(blocks), torch.tensor(np.ascontiguousarray(exponent + 127, dtype=np.uint8)), values.reshape(w.shape)
+    scales = np.ascontiguousarray(exponent + 127, dtype=np.uint8)
+    return torch.tensor(blocks), torch.tensor(scales), values.reshape(w.shape)
 
 
 @pytest.fixture(scope="module")
