@@ -26,6 +26,9 @@ AS_FLOAT16 = ("TQ1_0", "TQ2_0")
 HALF_SCALES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL")
 HALF_MOST = float(np.finfo(np.float16).max)
 PART = 1 << 19  # weights that are worked on at a time, so that what lies between fits the cache
+# Eight bits as the fifth bits of eight codes, a byte each.
+FIFTH_BITS = np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little").view(np.uint64) << np.uint64(4)
+LOW_NIBBLES = np.uint64(0x0F0F0F0F0F0F0F0F)
 IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113],
                       np.int16)  # ggml's table
 
@@ -104,33 +107,39 @@ def _numbers(data: np.ndarray, name: str) -> np.ndarray:
 
 def _half(blocks: np.ndarray, at: int) -> np.ndarray:
     """The float16 at byte ``at`` of each block, (n, 1)."""
-    return np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16)
+    return np.ascontiguousarray(blocks.view(np.float16)[:, at // 2, None])
 
 
 def _wide(blocks: np.ndarray, at: int) -> np.ndarray:
     return _half(blocks, at).astype(np.float32)
 
 
-def _symmetric(blocks: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
-    """(d, -half * d) of blocks that begin with d: in float16, or both in float32 where the product overflows."""
-    wide = _wide(blocks, 0)
-    biases = wide * np.float32(-half)
+def _symmetric(blocks: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """(d, -2^shift * d) of blocks that begin with d: in float16, or both in float32 where the product overflows."""
+    d = _half(blocks, 0)
+    bits = d.view(np.uint16)
+    exponents = bits & 0x7C00
+    if exponents.min(initial=0x7C00) > 0 and exponents.max(initial=0) + (shift << 10) < 0x7C00:
+        return d, ((bits + np.uint16(shift << 10)) ^ 0x8000).view(np.float16)
+    # Zeros, subnormal numbers and those beyond float16 are multiplied.
+    biases = d.astype(np.float32) * np.float32(-(2**shift))
     if np.abs(biases).max(initial=0) <= HALF_MOST:
-        return _half(blocks, 0), biases.astype(np.float16)
-    return wide, biases
+        return d, biases.astype(np.float16)
+    return d.astype(np.float32), biases
 
 
 def _nibbles(blocks: np.ndarray, at: int) -> np.ndarray:
     """16 bytes from ``at``, low nibbles first and then high ones, as MLX packs 32 codes of 4 bits: uint8 (n, 16)."""
     pairs = np.ascontiguousarray(blocks[:, at : at + 16]).view(np.uint16)
     out = np.empty((len(blocks), 16), np.uint8)
-    out[:, :8] = (pairs & 0x0F) | ((pairs >> 4) & 0xF0)
-    out[:, 8:] = ((pairs >> 4) & 0x0F) | ((pairs >> 8) & 0xF0)
+    for half, nibbles in ((out[:, :8], pairs), (out[:, 8:], pairs >> 4)):
+        nibbles = nibbles & 0x0F0F
+        half[:] = (nibbles | nibbles >> 4).view(np.uint8)[:, ::2]
     return out
 
 
 def _q4_0(blocks: np.ndarray):
-    return _nibbles(blocks, 2), *_symmetric(blocks, 8)
+    return _nibbles(blocks, 2), *_symmetric(blocks, 3)
 
 
 def _q4_1(blocks: np.ndarray):
@@ -139,16 +148,16 @@ def _q4_1(blocks: np.ndarray):
 
 def _fifth_bit(blocks: np.ndarray, at: int) -> np.ndarray:
     """Codes of 5 bits: 4 bytes of top bits from ``at``, then 16 of nibbles; uint8 (n, 32)."""
-    high = np.unpackbits(np.ascontiguousarray(blocks[:, at : at + 4]), axis=1, bitorder="little")
-    low = blocks[:, at + 4 : at + 20]
-    out = np.empty((len(blocks), 32), np.uint8)
-    out[:, :16], out[:, 16:] = low & 0x0F, low >> 4
-    out |= high << np.uint8(4)
-    return out
+    nibbles = np.ascontiguousarray(blocks[:, at + 4 : at + 20]).view(np.uint64)
+    out = FIFTH_BITS[blocks[:, at : at + 4]]
+    for i in range(2):  # by column: numpy works through the longer axis faster
+        out[:, i] |= nibbles[:, i] & LOW_NIBBLES
+        out[:, i + 2] |= (nibbles[:, i] >> np.uint64(4)) & LOW_NIBBLES
+    return out.view(np.uint8)
 
 
 def _q5_0(blocks: np.ndarray):
-    return _fifth_bit(blocks, 2), *_symmetric(blocks, 16)
+    return _fifth_bit(blocks, 2), *_symmetric(blocks, 4)
 
 
 def _q5_1(blocks: np.ndarray):
@@ -156,7 +165,7 @@ def _q5_1(blocks: np.ndarray):
 
 
 def _q8_0(blocks: np.ndarray):
-    return blocks[:, 2:] ^ np.uint8(0x80), *_symmetric(blocks, 128)
+    return blocks[:, 2:] ^ np.uint8(0x80), *_symmetric(blocks, 7)
 
 
 def _six_bit_scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +197,7 @@ def _q5_k(blocks: np.ndarray):
 
 
 def _iq4_nl(blocks: np.ndarray):
-    return _table_codes(blocks[:, 2:]), *_symmetric(blocks, 128)
+    return _table_codes(blocks[:, 2:]), *_symmetric(blocks, 7)
 
 
 def _iq4_xs(blocks: np.ndarray):
