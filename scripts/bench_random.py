@@ -1,6 +1,7 @@
-"""Models of random weights beside what a machine can do: decoding against read bandwidth, prefill against the f32 peak.
+"""Models of random weights beside what a machine can do: decoding against read bandwidth, prefill against its peaks.
 
-Weights are random bits, so a model of any size is there in seconds; only its speed means anything.
+Weights are random bits, so a model of any size is there in seconds; only its speed means anything. What the machine can
+do moves from minute to minute, so it is measured before each round of a model, and a share is that round's own.
 """
 import json
 import math
@@ -9,7 +10,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,13 @@ MODELS = {"llama 1.5B, 4-bit": (LLAMA, 4, "bfloat16"), "qwen3_moe, 64 experts, 8
 CONTEXTS, BATCHES = (128, 1024, 4096, 8192), (1, 2, 4, 8, 16)
 
 
-def randoms(options, _folder: Path) -> dict:
+def randoms(options, folder: Path) -> dict:
     """A row for each model and number of threads; contexts and batches for the first of them."""
-    report = {}
+    report, program = {}, compiled(folder)
     for threads in options.threads:
-        report[f"machine, {threads} threads"] = limits = machine(threads)
+        report[f"machine, {threads} threads"] = machine(program, threads)
         for name in options.models or MODELS:
-            command = [sys.executable, __file__, name, json.dumps(limits), str(options.runs), str(options.budget)]
+            command = [sys.executable, __file__, name, program, str(threads), str(options.runs), str(options.budget)]
             if name == next(iter(MODELS)) and threads == max(options.threads):
                 command.append("sweeps")
             environment = {**os.environ, "MLXLM_THREADS": str(threads), "PYTHONPATH": str(SOURCE.parents[1])}
@@ -51,14 +51,18 @@ def randoms(options, _folder: Path) -> dict:
     return report
 
 
-def machine(threads: int) -> dict:
-    """Read bandwidth and f32 peak, by a little program compiled for this processor."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = str(Path(folder) / "machine")
-        arm = platform.machine() == "aarch64"
-        native = ["-mcpu=native"] if arm else ["-march=native", "-mprefer-vector-width=512"]
-        subprocess.run(["g++", "-O3", *native, str(SOURCE), "-o", program, "-lpthread"], check=True)
-        return json.loads(subprocess.run([program, str(threads)], check=True, capture_output=True).stdout)
+def compiled(folder: Path) -> str:
+    """The little program that measures the machine, for this processor."""
+    program = str(folder / "machine")
+    arm = platform.machine() == "aarch64"
+    native = ["-mcpu=native"] if arm else ["-march=native", "-mprefer-vector-width=512"]
+    subprocess.run(["g++", "-O3", *native, str(SOURCE), "-o", program, "-lpthread"], check=True)
+    return program
+
+
+def machine(program: str, threads: int) -> dict:
+    """Read bandwidth, the f32 peak, and that of pairs of bf16 numbers where the processor multiplies them."""
+    return json.loads(subprocess.run([program, str(threads)], check=True, capture_output=True).stdout)
 
 
 def random_model(config: dict, bits: int | None, dtype: str) -> Any:
@@ -124,44 +128,60 @@ def multiplications(model: Any) -> int:
     return total
 
 
-def child(name: str, limits: dict, runs: int, budget: float, sweeps: bool) -> dict:
+def child(name: str, program: str, threads: int, runs: int, budget: float, sweeps: bool) -> dict:
     config, bits, dtype = MODELS[name]
     model = random_model(config, bits, dtype)
-    row = measured(model, 1, 128, runs, budget)
-    bytes_each = active_bytes(model, config)
-    row["active_gb"] = round(bytes_each / 1e9, 3)
-    row["of bandwidth"] = round(row["decode_tps"] * bytes_each / 1e9 / limits["read_gb_s"], 2)
-    if "num_experts" not in config:
-        row["prefill of f32 peak"] = round(
-            2 * row["prefill_tps"] * multiplications(model) / 1e9 / limits["f32_gflop_s"], 2)
+    flops, bytes_each, rounds = 2 * multiplications(model), active_bytes(model, config), []
+    start = time.perf_counter()
+    while len(rounds) < runs + 1 and (len(rounds) < 2 or time.perf_counter() - start < budget):
+        limits = machine(program, threads)
+        cache = model.make_cache()
+        prefill, decode = prefill_rate(model, cache, 1, 512), decode_rate(model, cache, 1)
+        rounds.append({"prefill_tps": prefill, "decode_tps": decode,
+                       "of bandwidth": decode * bytes_each / 1e9 / limits["read_gb_s"]})
+        for peak in ("f32", "bf16") if dtype == "bfloat16" else ("f32",):
+            if (limit := limits.get(f"{peak}_gflop_s")) and "num_experts" not in config:
+                rounds[-1][f"prefill of {peak} peak"] = prefill * flops / 1e9 / limit
+    row = {key: round(statistics.median(r[key] for r in rounds[1:]), 2) for key in rounds[0]}
+    row |= {"active_gb": round(bytes_each / 1e9, 3), "rounds": len(rounds) - 1}
     if sweeps:
-        row["context"] = {n: measured(model, 1, n, runs, budget)["decode_tps"] for n in CONTEXTS}
-        row["batch"] = {n: measured(model, n, 128, runs, budget)["decode_tps"] for n in BATCHES}
+        row["context"] = {n: swept(model, 1, n, runs) for n in CONTEXTS}
+        row["batch"] = {n: swept(model, n, 128, runs) for n in BATCHES}
     return row
 
 
-def measured(model, batch: int, context: int, runs: int, budget: float) -> dict:
-    """Medians: prompt tokens a second, in chunks of 512 without a head, and tokens a second of all rows together."""
+def prefill_rate(model, cache, batch: int, context: int) -> float:
+    """Prompt tokens a second, in chunks of 512, through all layers and no head."""
     import mlx.core as mx
 
-    cache = model.make_cache()
-    prompt, token = mx.arange(batch * context).reshape(batch, context) % 1000, mx.zeros((batch, 1), mx.int32)
+    prompt = mx.arange(batch * context).reshape(batch, context) % 1000
     start = time.perf_counter()
     for i in range(0, context, 512):
-        model(prompt[:, i : i + 512], cache=cache)
-        mx.eval(cache.arrays)
-    prefill, rates = batch * context / (time.perf_counter() - start), []
-    steps = 16
-    while len(rates) < runs + 1 and (len(rates) < 2 or time.perf_counter() - start < budget):
-        begin = time.perf_counter()
-        for _ in range(steps):
-            mx.async_eval(model(token, cache=cache), cache.arrays)
-        mx.eval(cache.arrays)
-        mx.synchronize()
-        rates.append(batch * steps / (time.perf_counter() - begin))
-    return {"prefill_tps": round(prefill, 1), "decode_tps": round(statistics.median(rates[1:]), 2)}
+        # The last layer's output is asked for too: its cache alone would leave most of that layer's work undone.
+        mx.eval(model.backbone(model.backbone.embed(prompt[:, i : i + 512]), cache), cache.arrays)
+    return batch * context / (time.perf_counter() - start)
+
+
+def decode_rate(model, cache, batch: int, steps: int = 16) -> float:
+    """Tokens a second of all rows together."""
+    import mlx.core as mx
+
+    token = mx.zeros((batch, 1), mx.int32)
+    start = time.perf_counter()
+    for _ in range(steps):
+        mx.async_eval(model(token, cache=cache), cache.arrays)
+    mx.eval(cache.arrays)
+    mx.synchronize()
+    return batch * steps / (time.perf_counter() - start)
+
+
+def swept(model, batch: int, context: int, runs: int) -> float:
+    cache = model.make_cache()
+    prefill_rate(model, cache, batch, context)
+    rates = [decode_rate(model, cache, batch) for _ in range(runs + 1)]
+    return round(statistics.median(rates[1:]), 2)
 
 
 if __name__ == "__main__":
-    name, limits, runs, budget = sys.argv[1:5]
-    json.dump(child(name, json.loads(limits), int(runs), float(budget), "sweeps" in sys.argv[5:]), sys.stdout)
+    name, program, threads, runs, budget = sys.argv[1:6]
+    json.dump(child(name, program, int(threads), int(runs), float(budget), "sweeps" in sys.argv[6:]), sys.stdout)

@@ -35,10 +35,14 @@ def test_strides(count):
         check(ops.linear(x, w), want, abs(numbers(x)) @ abs(numbers(w)).T)
 
 
-def test_more_rows_than_a_chunk():
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize(
+    ("count", "columns"), [(600, 1100), (270, 2050), (40, 1101), (1, 9001), (2, 8200), (3, 6001), (4, 4500)])
+def test_more_than_a_block(count, columns, dtype):
+    """Rows beyond a chunk, columns beyond a tile's depth, and few rows that don't stay in the first cache."""
     rng = np.random.default_rng(0)
-    x, w = random(rng, (600, 1100)), random(rng, (31, 1100))
-    check(ops.linear(x, w), numbers(x) @ numbers(w).T, abs(numbers(x)) @ abs(numbers(w)).T)
+    x, w = random(rng, (count, columns), dtype), random(rng, (31, columns), dtype)
+    check(ops.linear(x, w), numbers(x) @ numbers(w).T, abs(numbers(x)) @ abs(numbers(w)).T, dtype)
 
 
 def test_gradients_are_the_plain_ones():

@@ -31,13 +31,12 @@ inline V load(const float* p) {
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
-inline V load(const bf16* p) {
-  H h;
-  __builtin_memcpy(&h, p, sizeof h);
-  return (V)(__builtin_convertvector(h, U) << 16);
-}
+inline V load(const bf16* p) { return load_brain(p); }
 inline V load(const f16* p) { return load_half(p); }
 inline void store(float* p, V v) { __builtin_memcpy(p, &v, sizeof v); }
+#if MLXLM_LEVEL == 513
+inline void store(bf16* p, V v) { store_brain(p, v); }
+#else
 inline void store(bf16* p, V v) {
   U u = (U)v;
   U rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16;
@@ -45,6 +44,7 @@ inline void store(bf16* p, V v) {
   H h = __builtin_convertvector(v == v ? rounded : (u >> 16 | 0x40), H);
   __builtin_memcpy(p, &h, sizeof h);
 }
+#endif
 inline void store(f16* p, V v) { store_half(p, v); }
 
 #if MLXLM_LEVEL >= 512

@@ -16,6 +16,9 @@ constexpr int ROWS = 6;  // rows of a matmul tile: 6 x 2 accumulators, 2 columns
 
 inline float f16_value(uint16_t h) { return _cvtsh_ss(h); }
 inline uint16_t f16_bits(float x) { return _cvtss_sh(x, 0); }
+inline V load_brain(const bf16* p) {
+  return (V)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+}
 inline V load_half(const f16* p) { return (V)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 inline void store_half(f16* p, V v) { _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, 0)); }
 inline float sum(V v) {

@@ -16,6 +16,13 @@ constexpr int ROWS = 12;  // rows of a matmul tile: 12 x 2 accumulators fit 32 r
 
 inline float f16_value(uint16_t h) { return _cvtsh_ss(h); }
 inline uint16_t f16_bits(float x) { return _cvtss_sh(x, 0); }
+inline V load_brain(const bf16* p) {
+  return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+}
+#if MLXLM_LEVEL == 513
+// Takes numbers below 2^-126 for zeros.
+inline void store_brain(bf16* p, V v) { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)v)); }
+#endif
 inline V load_half(const f16* p) { return (V)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 inline void store_half(f16* p, V v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, 0)); }
 inline float sum(V v) { return _mm512_reduce_add_ps((__m512)v); }

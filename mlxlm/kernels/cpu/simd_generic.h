@@ -41,6 +41,11 @@ inline uint16_t f16_bits(float x) {
   return sign | uint16_t((bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13);
 }
 
+inline V load_brain(const bf16* p) {
+  H h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return (V)(__builtin_convertvector(h, I) << 16);
+}
 inline V load_half(const f16* p) { return V{f16_value(p[0].bits), f16_value(p[1].bits), f16_value(p[2].bits), f16_value(p[3].bits)}; }
 inline void store_half(f16* p, V v) {
   for (int i = 0; i < W; i++) p[i].bits = f16_bits(v[i]);

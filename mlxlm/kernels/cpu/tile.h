@@ -8,27 +8,9 @@ namespace {
 
 constexpr int DEPTH = 512;   // how much of K a tile covers: ROWS * DEPTH weights stay in the first cache
 constexpr int CHUNK = 256;   // how many activation rows are packed at a time: bounds the scratch memory
+constexpr int TILES = 8;     // how many tiles of weights meet a part of the panels before the next part is fetched
+constexpr int EARLY = 128;   // how many weights early one is fetched
 constexpr int WIDE = 2 * W;  // activation rows of a panel
-
-// out[r][0..N*W) += sum over k of weight[r][k] * panel[k][0..N*W), for ROWS rows.
-template <int N>
-inline void multiply_tile(const float* const* weight, const float* panel, int depth, float* out, int out_stride,
-                          bool first) {
-  V acc[ROWS][N];
-  UNROLL for (int r = 0; r < ROWS; r++)
-    UNROLL for (int c = 0; c < N; c++) acc[r][c] = first ? V{} : load(out + r * out_stride + c * W);
-  const float* w[ROWS];
-  UNROLL for (int r = 0; r < ROWS; r++) w[r] = weight[r];
-  for (int k = 0; k < depth; k++, panel += N * W) {
-    V x[N];
-    UNROLL for (int c = 0; c < N; c++) x[c] = load(panel + c * W);
-    UNROLL for (int r = 0; r < ROWS; r++) {
-      V one = splat(w[r][k]);
-      UNROLL for (int c = 0; c < N; c++) acc[r][c] = fma(one, x[c], acc[r][c]);
-    }
-  }
-  UNROLL for (int r = 0; r < ROWS; r++) UNROLL for (int c = 0; c < N; c++) store(out + r * out_stride + c * W, acc[r][c]);
-}
 
 // M activation rows as panels: panel p holds rows p * WIDE on, as [k][row], with K padded to `length` by zeros. The
 // last panel is W wide where that is enough.
@@ -68,6 +50,38 @@ inline void pack_panel(const T* x, int K, const Panels& panels, int p) {
   }
 }
 
+// How a tile's weights meet activations, lane by lane: a float each, or (dense.h) a pair of bf16 numbers.
+struct Floats {
+  static inline V add(V weight, V x, V total) { return fma(weight, x, total); }
+  template <int per>
+  static inline void pack(const MatmulRows& rows, int first, int K, const Panels& panels, int p) {
+    by_type(rows.type, [&]<class T>(T*) { pack_panel<per>((const T*)rows.x + size_t(first) * K, K, panels, p); });
+  }
+};
+
+// out[r][0..N*W) += sum over k of weight[r][k] * panel[k][0..N*W), for ROWS rows.
+template <int N, class Product = Floats>
+inline void multiply_tile(const float* const* weight, const float* panel, int depth, float* out, int out_stride,
+                          bool first) {
+  V acc[ROWS][N];
+  UNROLL for (int r = 0; r < ROWS; r++)
+    UNROLL for (int c = 0; c < N; c++) acc[r][c] = first ? V{} : load(out + r * out_stride + c * W);
+  const float* w[ROWS];
+  UNROLL for (int r = 0; r < ROWS; r++) w[r] = weight[r];
+  for (int k = 0; k < depth; k++, panel += N * W) {
+    // Few activations leave memory the slower side: the rows' next parts are asked for early.
+    if constexpr (N == 1)
+      if (k % 16 == 0) UNROLL for (int r = 0; r < ROWS; r++) __builtin_prefetch(w[r] + k + EARLY);
+    V x[N];
+    UNROLL for (int c = 0; c < N; c++) x[c] = load(panel + c * W);
+    UNROLL for (int r = 0; r < ROWS; r++) {
+      V one = splat(w[r][k]);
+      UNROLL for (int c = 0; c < N; c++) acc[r][c] = Product::add(one, x[c], acc[r][c]);
+    }
+  }
+  UNROLL for (int r = 0; r < ROWS; r++) UNROLL for (int c = 0; c < N; c++) store(out + r * out_stride + c * W, acc[r][c]);
+}
+
 // out rows first .. first + M, columns n .. n + count, from tile[r][m]; `tile` has room for whole vectors of m.
 template <class T>
 inline void write_tile(const float* tile, int stride, const MatmulRows& rows, int first, int M, int N, int n, int count) {
@@ -84,39 +98,45 @@ inline void write_tile(const float* tile, int stride, const MatmulRows& rows, in
   }
 }
 
+// Rows n on of the matrix, `tiles` times ROWS, by all panels: to tile[row][m].
+template <class Product, class Source>
+inline void multiply_tiles(const Source& source, int n, int tiles, const Panels& panels, float* tile, int stride) {
+  float* buffer = (float*)scratch(kRows, sizeof(float) * (ROWS * DEPTH + source.extra()));
+  // A part of the panels that the second cache holds meets all tiles before the next part does.
+  for (int k = 0; k < panels.length; k += DEPTH)
+    for (int t = 0; t < tiles; t++) {
+      const int depth = lesser(DEPTH, panels.length - k);
+      const float* weight[ROWS];
+      source.rows(n + t * ROWS, k, depth, buffer, weight);
+      for (int p = 0; p < panels.count(); p++) {
+        const float* panel = panels.at(p) + size_t(k) * panels.width(p);
+        float* out = tile + t * ROWS * stride + p * WIDE;
+        if (panels.width(p) == WIDE) multiply_tile<2, Product>(weight, panel, depth, out, stride, k == 0);
+        else multiply_tile<1, Product>(weight, panel, depth, out, stride, k == 0);
+      }
+    }
+}
+
 // Runs `rows` against N weight rows. source.rows(n, k, depth, buffer, pointers) gives ROWS pointers to f32 weights,
 // rows n on (the last repeated past the end), K from k on.
-template <int per, class Source>
+template <int per, class Product = Floats, class Source>
 inline void many_rows(const Source& source, int N, int K, int length, const MatmulRows& rows) {
   for (int first = 0; first < rows.M; first += CHUNK) {
     Panels panels{nullptr, lesser(CHUNK, rows.M - first), length};
     panels.data = (float*)scratch(kPanel, sizeof(float) * panels.size());
-    by_type(rows.type, [&]<class T>(T*) {
-      const T* x = (const T*)rows.x + size_t(first) * K;
-      parallel_for(panels.count(), [&](int p) { pack_panel<per>(x, K, panels, p); });
-    });
-    const int stride = round_up(panels.M, WIDE);
-    const int tiles = (N + ROWS - 1) / ROWS;
-    const int share = greater(1, lesser(4, tiles / (4 * pool_size()))), tasks = (tiles + share - 1) / share;
+    parallel_for(panels.count(), [&](int p) { Product::template pack<per>(rows, first, K, panels, p); });
+    const int stride = round_up(panels.M, WIDE), tiles = (N + ROWS - 1) / ROWS;
+    const int share = greater(1, lesser(TILES, tiles / (4 * pool_size()))), tasks = (tiles + share - 1) / share;
     parallel_for(tasks, [&](int task) {
-      float* tile = (float*)scratch(kTile, sizeof(float) * ROWS * stride);
-      float* buffer = (float*)scratch(kRows, sizeof(float) * (ROWS * DEPTH + source.extra()));
-      for (int t = task * share; t < lesser(tiles, (task + 1) * share); t++) {
-        const int n = t * ROWS;
-        for (int k = 0; k < length; k += DEPTH) {
-          const int depth = lesser(DEPTH, length - k);
-          const float* weight[ROWS];
-          source.rows(n, k, depth, buffer, weight);
-          for (int p = 0; p < panels.count(); p++) {
-            const float* panel = panels.at(p) + size_t(k) * panels.width(p);
-            if (panels.width(p) == WIDE) multiply_tile<2>(weight, panel, depth, tile + p * WIDE, stride, k == 0);
-            else multiply_tile<1>(weight, panel, depth, tile + p * WIDE, stride, k == 0);
-          }
+      const int begin = task * share, count = lesser(share, tiles - begin);
+      float* tile = (float*)scratch(kTile, sizeof(float) * share * ROWS * stride);
+      multiply_tiles<Product>(source, begin * ROWS, count, panels, tile, stride);
+      by_type(rows.type, [&]<class T>(T*) {
+        for (int t = 0; t < count; t++) {
+          const int n = (begin + t) * ROWS;
+          write_tile<T>(tile + t * ROWS * stride, stride, rows, first, panels.M, N, n, lesser(ROWS, N - n));
         }
-        by_type(rows.type, [&]<class T>(T*) {
-          write_tile<T>(tile, stride, rows, first, panels.M, N, n, lesser(ROWS, N - n));
-        });
-      }
+      });
     });
   }
 }
