@@ -1,6 +1,7 @@
 // Quantized matmul: few rows go weight by weight, many rows by tiles.
 #pragma once
 #include "few_rows.h"
+#include "tile.h"
 #include "tile_pairs.h"
 
 namespace {

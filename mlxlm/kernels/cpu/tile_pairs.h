@@ -1,157 +1,184 @@
-// The matmul of many rows with pairs of bf16 numbers: like tile.h's, two steps of K at a time.
+// The matmul of many rows with pairs of bf16 numbers: weights fill the lanes here, turned once for all rows.
+//
+// For a tile of weights next to each other the codes become pairs in the order of their words; the activations' rows
+// are put into that order, pair by pair, which is a shuffle within 64 bytes.
 #pragma once
 #include "pairs.h"
-#include "tile.h"
+#include "transpose.h"
 
 #if MLXLM_LEVEL == 513
 
 namespace {
 
+constexpr int COLUMNS = 2 * W;     // weight rows of a tile
+constexpr int AT_ONCE = 8;         // rows of activations: with two columns each, sums enough to hide a product's latency
+constexpr int PAIRS_DEPTH = 4096;  // of K at a time: a tile of it stays in the second cache
+
 inline P splat_pair(const uint32_t* p) { return (P)_mm512_set1_epi32(int(*p)); }
 inline P load_pairs(const uint32_t* p) { return (P)_mm512_loadu_si512(p); }
 
-// M activation rows as panels of pairs: [pair of k][row], 32 bits each, K padded to `length` by zeros.
-struct PairPanels {
-  uint32_t* data;
-  float* sums;  // [group][row] of all panels' rows, where the matrix has biases
-  int M, length;
-  int count() const { return (M + WIDE - 1) / WIDE; }
-  int width(int p) const { return M - p * WIDE > W ? WIDE : W; }
-  int rows() const { return count() * WIDE; }
-  uint32_t* at(int p) const { return data + size_t(p) * WIDE * length / 2; }
+// M rows of activations as pairs, row after row, and their sums over each group where the matrix has biases. There are
+// rows of zeros up to a multiple of AT_ONCE.
+struct PairRows {
+  uint32_t* pairs;
+  float* sums;
+  int M, K, groups;
+
+  static int padded(int M) { return round_up(M, AT_ONCE); }
+  static size_t bytes(int M, int K, int groups) { return size_t(padded(M)) * (size_t(K) * 2 + size_t(groups) * 4) + 64; }
+  PairRows(void* memory, int M, int K, int groups)
+      : pairs((uint32_t*)memory), sums((float*)(pairs + size_t(padded(M)) * K / 2)), M(M), K(K), groups(groups) {}
+
+  template <class Q>
+  void fill(const bf16* x, int m, const QuantizedMatrix& w) const {
+    alignas(64) uint16_t order[2 * W];
+    for (int i = 0; i < 2 * W; i++) order[i] = uint16_t(i / Q::per * Q::per + i % 2 * Q::vectors + i % Q::per / 2);
+    const __m512i index = _mm512_load_si512(order);
+    uint32_t* out = pairs + size_t(m) * K / 2;
+    for (int k = 0; k < K; k += 2 * W) {
+      const __mmask32 there = K - k >= 2 * W ? ~0u : (1u << (K - k)) - 1;
+      const __m512i v = _mm512_maskz_loadu_epi16(m < M ? there : 0, x + size_t(m) * K + k);
+      _mm512_mask_storeu_epi16(out + k / 2, there, _mm512_permutexvar_epi16(index, v));
+    }
+    if (!w.biases) return;
+    for (int g = 0; g < groups; g++) {
+      V total{};
+      if (m < M) for (int k = 0; k < w.group; k += W) total += load(x + size_t(m) * K + g * w.group + k);
+      sums[size_t(m) * groups + g] = sum(total);
+    }
+  }
 };
 
-// acc[r][c] += sum over `lanes` pairs of each of `vectors` vectors; weights and panel have the vectors W pairs apart.
-template <int N, int vectors>
-inline void multiply_group(const uint32_t* const* weight, const uint32_t* panel, int lanes, V (&acc)[ROWS][N]) {
-  for (int j = 0; j < vectors; j++)
-    for (int lane = 0; lane < lanes; lane++) {
-      const int at = j * W + lane;
-      P x[N];
-      UNROLL for (int c = 0; c < N; c++) x[c] = load_pairs(panel + (at * N + c) * W);
-      UNROLL for (int r = 0; r < ROWS; r++) {
-        const P one = splat_pair(weight[r] + at);
-        UNROLL for (int c = 0; c < N; c++) acc[r][c] = multiply_pairs(one, x[c], acc[r][c]);
+// COLUMNS weight rows by a part of K: pairs [step][column], scales and biases [group][column].
+struct PairTile {
+  uint32_t* pairs;
+  float *scales, *biases;
+
+  static size_t bytes(int depth, int groups) { return size_t(COLUMNS) * (depth * 2 + groups * 8); }
+  PairTile(void* memory, int depth, int groups)
+      : pairs((uint32_t*)memory), scales((float*)(pairs + size_t(COLUMNS) * depth / 2)),
+        biases(scales + size_t(COLUMNS) * groups) {}
+
+  // Weight rows n on (the last one repeated past the end), K from k to k + depth.
+  template <class Q>
+  void fill(const QuantizedMatrix& w, int n, int k, int depth) const {
+    const P table = Q::table();
+    for (int half = 0; half < 2; half++) {
+      const uint8_t* row[W];
+      for (int i = 0; i < W; i++)
+        row[i] = w.codes + lesser(n + half * W + i, w.N - 1) * w.row_bytes() + size_t(k) / Q::block * Q::block_bytes;
+      uint32_t* out = pairs + half * W;
+      for (int from = 0; from < depth; from += Q::block) {
+        const int words = lesser(W, (depth - from) / Q::per);
+        V turned[W];
+        UNROLL for (int i = 0; i < W; i++) {
+          turned[i] = (V)(words == W ? Q::words(row[i]) : Q::words(row[i], words));
+          row[i] += Q::block_bytes;
+        }
+        transpose(turned);
+        alignas(64) V kept[W];
+        UNROLL for (int i = 0; i < W; i++) kept[i] = turned[i];
+        for (int i = 0; i < words; i++) {
+          P codes[Q::vectors];
+          Q::unpack((__m512i)kept[i], table, codes);
+          UNROLL for (int j = 0; j < Q::vectors; j++, out += COLUMNS) _mm512_storeu_si512(out, (__m512i)codes[j]);
+        }
       }
     }
-}
+    const int first = k / w.group, count = depth / w.group;
+    fill_scales(w, n, first, count, w.scales, scales);
+    if (w.biases) fill_scales(w, n, first, count, w.biases, biases);
+  }
 
-// ROWS rows' codes as pairs, and the scales and biases of all their groups.
-struct PairTile {
-  const uint32_t* weight[ROWS];
-  const float *scale[ROWS], *bias[ROWS];
+  static void fill_scales(const QuantizedMatrix& w, int n, int first, int count, const void* from, float* to) {
+    float* row = (float*)scratch(kOther, sizeof(float) * (count + W));
+    for (int i = 0; i < COLUMNS; i++) {
+      read_scales(w.scale_type, from, int64_t(lesser(n + i, w.N - 1)) * w.groups() + first, count, row);
+      for (int g = 0; g < count; g++) to[g * COLUMNS + i] = row[g];
+    }
+  }
 };
 
-// out[r][0..N*W) += the tile's rows by the panel, for groups first .. end; both begin with the first of them.
-template <int N, class Q>
-inline void multiply_tile_in_pairs(const QuantizedMatrix& w, const PairTile& t, const uint32_t* panel, const float* sums,
-                                   int sums_stride, int first, int end, float* out, int out_stride) {
-  const int lanes = w.group / Q::per, in_block = W / lanes;
-  const uint32_t* weight[ROWS];
-  for (int g = first; g < end; g++) {
-    V acc[ROWS][N] = {};
-    const int at = (g - first) / in_block * Q::vectors * W + (g - first) % in_block * lanes;
-    UNROLL for (int r = 0; r < ROWS; r++) weight[r] = t.weight[r] + at;
-    multiply_group<N, Q::vectors>(weight, panel + size_t(at) * N * W, lanes, acc);
-    UNROLL for (int r = 0; r < ROWS; r++) {
-      const V scale = splat(t.scale[r][g]);
-      UNROLL for (int c = 0; c < N; c++) {
-        float* to = out + r * out_stride + c * W;
-        V total = fma(acc[r][c], scale, g ? load(to) : V{});
-        if (w.biases) total = fma(splat(t.bias[r][g]), load(sums + g * sums_stride + c * W), total);
+// kept[r][..] (+)= R rows of activations by `count` groups of the tile, from the given group of theirs on. A group's sums
+// stay in registers: for all of a row there would be too few of them to hide what a product takes.
+template <int R>
+inline void multiply_tile_in_pairs(const QuantizedMatrix& w, const PairTile& t, const PairRows& x, int m, int first,
+                                   int count, float* kept) {
+  const int steps = w.group / 2, stride = x.K / 2;
+  const uint32_t *weight = t.pairs, *row = x.pairs + size_t(m) * stride + size_t(first) * steps;
+  const float* sums = x.sums + size_t(m) * x.groups + first;
+  for (int g = 0; g < count; g++, row += steps) {
+    V acc[R][2] = {};
+    for (int s = 0; s < steps; s += 2) {
+      UNROLL for (int u = 0; u < 2; u++, weight += COLUMNS) {
+        const P low = load_pairs(weight), high = load_pairs(weight + W);
+        UNROLL for (int r = 0; r < R; r++) {
+          const P one = splat_pair(row + r * stride + s + u);
+          acc[r][0] = multiply_pairs(low, one, acc[r][0]);
+          acc[r][1] = multiply_pairs(high, one, acc[r][1]);
+        }
+      }
+    }
+    UNROLL for (int c = 0; c < 2; c++) {
+      const V scale = load(t.scales + g * COLUMNS + c * W);
+      const V bias = w.biases ? load(t.biases + g * COLUMNS + c * W) : V{};
+      UNROLL for (int r = 0; r < R; r++) {
+        float* to = kept + r * COLUMNS + c * W;
+        V total = fma(acc[r][c], scale, first + g ? load(to) : V{});
+        if (w.biases) total = fma(bias, splat(sums[r * x.groups + g]), total);
         store(to, total);
       }
     }
   }
 }
 
-template <class Q>
-inline void pack_pair_panel(const bf16* x, int K, const PairPanels& panels, int p, const QuantizedMatrix& w) {
-  const int width = panels.width(p), rows = lesser(panels.M - p * WIDE, width), pairs = panels.length / 2;
-  uint32_t* out = panels.at(p);
-  alignas(64) uint32_t row[W][W];
-  for (int first = 0; first < width; first += W)
-    for (int block = 0; block < pairs; block += Q::vectors * W) {
-      // W rows' pairs in the order of the codes, then turned so that rows lie side by side.
-      for (int j = 0; j < Q::vectors; j++) {
-        for (int i = 0; i < W; i++) {
-          const bf16* from = x + size_t(p * WIDE + first + i) * K;
-          for (int lane = 0; lane < W; lane++) {
-            const int k = block * 2 + lane * Q::per + j;
-            row[i][lane] = first + i < rows && k < K ? from[k].bits | uint32_t(from[k + Q::vectors].bits) << 16 : 0;
-          }
-        }
-        V tile[W];
-        UNROLL for (int i = 0; i < W; i++) tile[i] = load((const float*)row[i]);
-        transpose(tile);
-        UNROLL for (int lane = 0; lane < W; lane++)
-          store((float*)(out + size_t(block + j * W + lane) * width + first), tile[lane]);
-      }
+// `rows` finished rows of a tile to `out`, which is at its first row and column; `count` columns are there from it on.
+inline void write_pairs(const float* kept, int rows, bf16* out, int N, int count, const float* bias) {
+  for (int c = 0; c < lesser(COLUMNS, count); c += W) {
+    const int columns = lesser(W, count - c);
+    const V more = bias ? load_n(bias + c, columns) : V{};
+    for (int r = 0; r < rows; r++) {
+      bf16* to = out + size_t(r) * N + c;
+      const V v = load(kept + r * COLUMNS + c) + more;
+      if (columns == W) store(to, v);
+      else store_n(to, v, columns);
     }
-  if (!w.biases) return;
-  for (int i = 0; i < WIDE; i++)
-    for (int g = 0; g < w.groups(); g++) {
-      V total{};
-      if (i < rows)
-        for (int k = 0; k < w.group; k += W) total += load(x + size_t(p * WIDE + i) * K + g * w.group + k);
-      panels.sums[size_t(g) * panels.rows() + p * WIDE + i] = sum(total);
-    }
+  }
 }
 
-// The codes of row n, `blocks` blocks from b on, as pairs.
 template <class Q>
-inline void unpack_row(const QuantizedMatrix& w, int n, int b, int blocks, uint32_t* out) {
-  const uint8_t* p = w.codes + size_t(n) * w.row_bytes() + size_t(b) * Q::block_bytes;
-  const P table = Q::table();
-  for (int i = 0; i < blocks; i++, p += Q::block_bytes) {
-    const int left = lesser(W, (w.K - (b + i) * Q::block) / Q::per);
-    P codes[Q::vectors];
-    Q::unpack(left == W ? Q::words(p) : Q::words(p, left), table, codes);
-    UNROLL for (int j = 0; j < Q::vectors; j++, out += W) _mm512_storeu_si512(out, (__m512i)codes[j]);
+inline void tile_in_pairs(const QuantizedMatrix& w, const PairRows& x, int n, bf16* out, const float* bias) {
+  const int depth = lesser(w.K, PAIRS_DEPTH), groups = depth / w.group;
+  const PairTile tile(scratch(kRows, PairTile::bytes(depth, groups)), depth, groups);
+  const bool parts = w.K > depth;  // of K: all rows' sums are kept from one to the next
+  float* kept = (float*)scratch(kTile, sizeof(float) * (parts ? PairRows::padded(x.M) : AT_ONCE) * COLUMNS);
+  for (int k = 0; k < w.K; k += depth) {
+    const int now = lesser(depth, w.K - k), first = k / w.group, count = now / w.group;
+    tile.fill<Q>(w, n, k, now);
+    for (int m = 0; m < x.M; m += AT_ONCE) {
+      float* sums = kept + (parts ? size_t(m) * COLUMNS : 0);
+      if (x.M - m > AT_ONCE / 2) multiply_tile_in_pairs<AT_ONCE>(w, tile, x, m, first, count, sums);
+      else multiply_tile_in_pairs<AT_ONCE / 2>(w, tile, x, m, first, count, sums);
+      if (k + now < w.K) continue;
+      write_pairs(sums, lesser(AT_ONCE, x.M - m), out + size_t(m) * w.N + n, w.N, w.N - n, bias ? bias + n : nullptr);
+    }
   }
 }
 
 template <class Q>
 inline void many_rows_in_pairs(const QuantizedMatrix& w, const MatmulRows& rows) {
-  constexpr int BLOCKS = 2 * DEPTH / Q::block;  // as many bytes of weights as there are in a tile of floats
-  const int blocks = blocks_of(w.K, Q::block), G = w.groups(), tiles = (w.N + ROWS - 1) / ROWS;
-  for (int first = 0; first < rows.M; first += CHUNK) {
-    PairPanels panels{nullptr, nullptr, lesser(CHUNK, rows.M - first), blocks * Q::block};
-    const size_t pairs = size_t(panels.rows()) * panels.length / 2;
-    panels.data = (uint32_t*)scratch(kPanel, 4 * (pairs + size_t(panels.rows()) * G));
-    panels.sums = (float*)(panels.data + pairs);
-    const bf16* x = (const bf16*)rows.x + size_t(first) * w.K;
-    parallel_for(panels.count(), [&](int p) { pack_pair_panel<Q>(x, w.K, panels, p, w); });
-    const int share = greater(1, lesser(4, tiles / (4 * pool_size()))), tasks = (tiles + share - 1) / share;
-    parallel_for(tasks, [&](int task) {
-      const int stride = panels.rows(), padded = padded_groups(w);
-      float* tile = (float*)scratch(kTile, sizeof(float) * ROWS * stride);
-      uint32_t* codes = (uint32_t*)scratch(kRows, 4 * (ROWS * BLOCKS * Q::block / 2 + 2 * ROWS * padded));
-      float* scales = (float*)(codes + ROWS * BLOCKS * Q::block / 2);
-      for (int t = task * share; t < lesser(tiles, (task + 1) * share); t++) {
-        PairTile part;
-        for (int r = 0; r < ROWS; r++) {
-          const int n = lesser(t * ROWS + r, w.N - 1);
-          float *scale = scales + 2 * r * padded, *bias = scale + padded;
-          read_scales(w.scale_type, w.scales, int64_t(n) * G, G, scale);
-          if (w.biases) read_scales(w.scale_type, w.biases, int64_t(n) * G, G, bias);
-          part.scale[r] = scale, part.bias[r] = bias, part.weight[r] = codes + r * BLOCKS * Q::block / 2;
-        }
-        for (int b = 0; b < blocks; b += BLOCKS) {
-          const int now = lesser(BLOCKS, blocks - b);
-          for (int r = 0; r < ROWS; r++)
-            unpack_row<Q>(w, lesser(t * ROWS + r, w.N - 1), b, now, codes + r * BLOCKS * Q::block / 2);
-          const int from = b * Q::block / w.group, to = lesser(G, (b + now) * Q::block / w.group);
-          for (int p = 0; p < panels.count(); p++) {
-            const uint32_t* panel = panels.at(p) + size_t(b) * (Q::block / 2) * panels.width(p);
-            const float* sums = panels.sums + p * WIDE;
-            if (panels.width(p) == WIDE)
-              multiply_tile_in_pairs<2, Q>(w, part, panel, sums, stride, from, to, tile + p * WIDE, stride);
-            else multiply_tile_in_pairs<1, Q>(w, part, panel, sums, stride, from, to, tile + p * WIDE, stride);
-          }
-        }
-        write_tile<bf16>(tile, stride, rows, first, panels.M, w.N, t * ROWS, lesser(ROWS, w.N - t * ROWS));
-      }
+  // As many rows as leave the second cache room for a tile, in equal parts.
+  const int most = greater(64, (1 << 18) / lesser(w.K, PAIRS_DEPTH)), parts = (rows.M + most - 1) / most;
+  const int chunk = PairRows::padded((rows.M + parts - 1) / parts), tiles = (w.N + COLUMNS - 1) / COLUMNS;
+  for (int first = 0; first < rows.M; first += chunk) {
+    const int M = lesser(chunk, rows.M - first);
+    const PairRows x(scratch(kPanel, PairRows::bytes(M, w.K, w.groups())), M, w.K, w.groups());
+    const bf16* from = (const bf16*)rows.x + size_t(first) * w.K;
+    parallel_for(PairRows::padded(M) / AT_ONCE, [&](int i) {
+      for (int m = i * AT_ONCE; m < (i + 1) * AT_ONCE; m++) x.fill<Q>(from, m, w);
+    });
+    parallel_for(tiles, [&](int t) {
+      tile_in_pairs<Q>(w, x, t * COLUMNS, (bf16*)rows.out + size_t(first) * w.N, rows.bias);
     });
   }
 }
