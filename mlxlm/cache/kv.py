@@ -97,9 +97,9 @@ class TokenBuffer(LayerCache):
             buffer[..., start:end, :] = part
         return end
 
-    def _grow(self, new: Sequence[mx.array], used: int) -> None:
-        """Buffers with room for L more tokens than the ``used`` ones, which they keep."""
-        capacity = stepped(used + new[0].shape[2])
+    def _grow(self, new: Sequence[mx.array], used: int, more: int = 0) -> None:
+        """Buffers with room for L and ``more`` tokens besides the ``used`` ones, which they keep."""
+        capacity = stepped(used + new[0].shape[2] + more)
         grown = []
         for i, like in enumerate(new):
             buffer = mx.zeros((*like.shape[:2], capacity, like.shape[3]), like.dtype)

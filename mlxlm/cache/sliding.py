@@ -84,7 +84,8 @@ class SlidingCache(TokenBuffer):
                 recent = _beside(self._front(), recent)
             self.buffers = tuple(recent)
             self.stored, self.kept, self.filled = *compacted, self.offset
-        self._grow(new, self.stored)
+        # Room for a whole step more where the window moved, or a window of whole steps would move with every token.
+        self._grow(new, self.stored, STEP - 1 if compacted else 0)
 
     def _front(self) -> list[mx.array]:
         """The first ``keep`` tokens of each row (B, heads, keep, dim); zeros where there are fewer columns."""

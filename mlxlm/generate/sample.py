@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 
 from ..errors import GenerationError
+from ..kernels import ops
 from .checks import integer, number, several, shown
 
 Sampler = Callable[[mx.array], mx.array]
@@ -106,7 +107,7 @@ class RandomKeys:
 
 def greedy(logprobs: mx.array) -> mx.array:
     """The most likely token of each row; the lowest id among equals."""
-    return mx.argmax(logprobs, axis=-1)
+    return ops.argmax(logprobs)
 
 
 def log_softmax(logits: mx.array) -> mx.array:

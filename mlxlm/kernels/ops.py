@@ -10,6 +10,7 @@ results, for both versions:
 - ``attention(q, k, v, *, scale, mask, sinks)``: q (B, Hq, L, D), k (B, Hk, S, D), v (B, Hk, S, Dv), as
   ``mx.fast.scaled_dot_product_attention``; ``mask`` is None, "causal", or a boolean or additive array that
   broadcasts to (B, Hq, L, S); ``sinks`` (Hq,).
+- ``argmax(x)``: the place of the largest number over the last axis, uint32; the first among equals.
 - ``swiglu(gate, up)``: silu(gate) * up, same shapes; ``geglu(gate, up)``: gelu(gate) * up, by gelu's tanh form.
 - ``linear(x, weight, bias)``: x (..., K) by weight (N, K), result (..., N).
 - ``quantized_matmul(x, w, scales, biases, *, transpose, group_size, bits, mode)``: as ``mx.quantized_matmul``, but the
@@ -27,8 +28,8 @@ from mlxlm.kernels.choice import CHOICE
 from mlxlm.kernels.recurrent import delta_scan, selective_scan, ssm_scan
 
 __all__ = [
-    "attention", "causal_conv", "delta_scan", "gather_mm", "gather_qmm", "geglu", "layer_norm", "linear", "native",
-    "quantized_embedding", "quantized_linear", "quantized_matmul", "rms_norm", "rope", "selective_scan",
+    "argmax", "attention", "causal_conv", "delta_scan", "gather_mm", "gather_qmm", "geglu", "layer_norm", "linear",
+    "native", "quantized_embedding", "quantized_linear", "quantized_matmul", "rms_norm", "rope", "selective_scan",
     "ssm_scan", "swiglu",
 ]
 
@@ -39,6 +40,7 @@ def _pick(name: str):
     return getattr(native, name, None) or getattr(plain, name)
 
 
+argmax = _pick("argmax")
 attention = _pick("attention")
 causal_conv = _pick("causal_conv")
 gather_mm = _pick("gather_mm")

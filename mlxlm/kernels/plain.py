@@ -32,6 +32,10 @@ def causal_conv(x, weight, bias=None):
     return y if bias is None else y + bias
 
 
+def argmax(x):
+    return mx.argmax(x, axis=-1)
+
+
 def swiglu(gate, up):
     return gate * mx.sigmoid(gate) * up
 

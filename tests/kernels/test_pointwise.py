@@ -94,3 +94,21 @@ def test_attention_carries_nan(L):
     k[0, 0, 0, 3] = np.nan
     y = numbers(ops.attention(mx.array(q), mx.array(k), mx.array(v), scale=1.0))
     assert np.isnan(y[0, 0]).all() and np.isfinite(y[0, 1]).all()
+
+
+@given(dtype=dtypes, rows=st.integers(1, 3), size=st.integers(1, 700), seed=st.integers(0, 99))
+def test_argmax(dtype, rows, size, seed):
+    rng = np.random.default_rng(seed)
+    x = mx.array(rng.integers(-4, 5, (2, rows, size)).astype(np.float32)).astype(dtype)  # many equals
+    got = ops.argmax(x)
+    assert got.dtype == mx.uint32
+    np.testing.assert_array_equal(np.array(got), numbers(x).argmax(-1))
+
+
+def test_argmax_of_a_vocabulary():
+    """In parts by several threads; and what isn't a number or is infinite is no reason to choose wrong."""
+    x = np.random.default_rng(0).standard_normal((2, 262_147)).astype(np.float32)
+    x[0, 200_001] = x[0, 100_000] = 9
+    x[1, 7], x[1, 262_146] = np.nan, np.inf
+    assert ops.argmax(mx.array(x)).tolist() == [100_000, 262_146]
+    assert ops.argmax(mx.full((1, 300), -mx.inf)).tolist() == [0]

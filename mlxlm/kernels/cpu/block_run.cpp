@@ -214,7 +214,7 @@ Buffers::Buffers(const mx::array& first)  {
 
 void Buffers::take(const mx::array& from, mx::array& to, mx::cpu::CommandEncoder& encoder) {
   // An operation that has just ended is let go of by MLX a moment later.
-  if (!from.is_donatable() && until_ == 0) until_ = microseconds() + 100;
+  if (!from.is_donatable() && until_ == 0) until_ = microseconds() + 500;
   while (!from.is_donatable() && microseconds() < until_) std::this_thread::yield();
   if (from.is_donatable() && from.flags().row_contiguous) return to.copy_shared_buffer(from);
   allocate(to);

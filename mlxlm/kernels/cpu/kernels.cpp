@@ -27,8 +27,8 @@ constexpr const char* name = "scalar";
 #endif
 
 constexpr Table table = {name,      quantized_matmul, few_rows,   dense_matmul, quantized_rows, rms_norm,
-                         layer_norm, gated,           squared_relu, add,        rope,           attention,
-                         causal_conv, selective_scan, state_space, delta_rule,  to_f32};
+                         layer_norm, gated,           squared_relu, add,        argmax,         rope,
+                         attention,  causal_conv, selective_scan, state_space, delta_rule,  to_f32};
 
 }  // namespace
 

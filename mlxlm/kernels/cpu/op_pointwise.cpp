@@ -1,4 +1,4 @@
-// Norms and gates as MLX operations.
+// Norms, gates and the choice of the largest as MLX operations.
 #include "ops.h"
 #include "primitive.h"
 
@@ -99,6 +99,21 @@ mx::array op_gated(Gate kind, const mx::array& gate, const mx::array& up) {
   return mx::array(gate.shape(), gate.dtype(), std::make_shared<Gated>(cpu_stream(), kind), {gate, up});
 }
 
+class ArgMax : public Kernel {
+ public:
+  using Kernel::Kernel;
+  const char* name() const override { return "mlxlm.ArgMax"; }
+
+  mx::array plain(const std::vector<mx::array>& in) const override { return mx::argmax(in[0], -1); }
+
+  void eval_cpu(const std::vector<mx::array>& in, mx::array& out) override {
+    allocate(out);
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    encoder.dispatch([x = row_major(in[0], encoder), type = kernel_type(in[0].dtype()), to = out.data<uint32_t>(),
+                      rows = int64_t(out.size()), D = in[0].shape(-1)] { kernels().argmax(type, x, to, rows, D); });
+  }
+};
+
 bool is_vector_of(const MaybeArray& a, int size) {
   return !a || (a->ndim() == 1 && a->shape(0) == size && is_kernel_float(a->dtype()));
 }
@@ -122,6 +137,13 @@ mx::array op_layer_norm(const mx::array& x, const MaybeArray& weight, const Mayb
   if (bias) inputs.push_back(*bias);
   auto kernel = std::make_shared<LayerNorm>(cpu_stream(), eps, weight.has_value(), bias.has_value());
   return mx::array(x.shape(), mx::result_type(inputs), std::move(kernel), inputs);
+}
+
+mx::array op_argmax(const mx::array& x) {
+  if (!on_cpu() || !is_kernel_float(x.dtype()) || x.ndim() == 0 || x.size() == 0) return mx::argmax(x, -1);
+  auto shape = x.shape();
+  shape.pop_back();
+  return mx::array(std::move(shape), mx::uint32, std::make_shared<ArgMax>(cpu_stream()), {x});
 }
 
 mx::array op_swiglu(const mx::array& gate, const mx::array& up) { return op_gated(Gate::silu, gate, up); }

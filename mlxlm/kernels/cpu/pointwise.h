@@ -162,4 +162,46 @@ void to_f32(Dtype type, const void* x, float* out, int64_t count) {
   });
 }
 
+// The place of the largest of x[begin .. end), which is kept for a stretch at a time and looked up in the end.
+template <class T>
+inline int largest_place(const T* x, int begin, int end) {
+  constexpr int STRETCH = 16 * W;
+  float best = -__builtin_inff();
+  int from = begin;
+  for (int at = begin; at < end; at += STRETCH) {
+    const int stop = lesser(at + STRETCH, end);
+    V top = splat(best);
+    int i = at;
+    for (; i + W <= stop; i += W) top = vmax(load(x + i), top);  // the second where the first is NaN
+    float now = largest(top);
+    for (; i < stop; i++) now = value(x[i]) > now ? value(x[i]) : now;
+    if (now > best) best = now, from = at;
+  }
+  for (int i = from; i < end; i++)
+    if (value(x[i]) == best) return i;
+  return begin;
+}
+
+void argmax(Dtype type, const void* x, uint32_t* out, int64_t rows, int D) {
+  by_type(type, [&]<class T>(T*) {
+    const int parts = D < 2 * SMALL ? 1 : 2 * pool_size();
+    int* places = (int*)scratch(kTile, sizeof(int) * rows * parts);
+    in_parts(rows * parts, D / parts, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t part = i % parts;
+        places[i] = largest_place((const T*)x + i / parts * D, int(D * part / parts), int(D * (part + 1) / parts));
+      }
+    });
+    for (int64_t r = 0; r < rows; r++) {
+      const T* row = (const T*)x + r * D;
+      int best = places[r * parts];
+      for (int p = 1; p < parts; p++) {
+        const int other = places[r * parts + p];
+        if (value(row[other]) > value(row[best]) || value(row[best]) != value(row[best])) best = other;
+      }
+      out[r] = uint32_t(best);
+    }
+  });
+}
+
 }  // namespace

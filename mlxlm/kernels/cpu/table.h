@@ -18,6 +18,8 @@ struct Table {
   void (*gated)(Dtype, Gate, const void* gate, const void* up, void* out, int64_t count);
   void (*squared_relu)(Dtype, void* x, int64_t count);
   void (*add)(Dtype, const void* a, const void* b, void* out, int64_t count);
+  // The place of each row's largest number, the first among equals; NaN is passed over.
+  void (*argmax)(Dtype, const void* x, uint32_t* out, int64_t rows, int D);
   void (*rope)(const Rope&);
   void (*attention)(const Attention&);
   void (*causal_conv)(const Convolution&);
