@@ -1,6 +1,7 @@
 // Quantized weights by a few rows of activations (decoding): each weight is read once, for one matrix or several at once.
 #pragma once
 #include <new>
+#include <type_traits>
 
 #include "pairs.h"
 #include "pointwise.h"
@@ -74,6 +75,35 @@ struct AsPairs {
           part[j & 1] = multiply_pairs(codes[j], load_pairs(x + m * length + (i * Q::vectors + j) * 2 * W), part[j & 1]);
       sums[m] = part[0] + part[1];
     }
+  }
+};
+
+// Codes of 8 bits as two of 4 each, the higher of which count 16 times: activations times 16 are exact too.
+template <int Parts>
+struct AsNibbles {
+  using X = bf16;
+  using Q = Pairs<Format::affine, 4>;
+  static constexpr int per = 4, block = per * W, block_bytes = 64, parts = 2 * Parts;
+
+  template <class T>
+  static inline void arrange(const T* x, int K, X* out) {
+    alignas(64) bf16 number[2][block];
+    for (int k = 0; k < K; k += block, out += block * parts) {
+      const int n = lesser(block, K - k);
+      if (n < block) __builtin_memset(number, 0, sizeof number);
+      to_bf16<Parts>(x + k, n, number[0], number[1]);
+      for (int part = 0; part < Parts; part++)
+        for (int j = 0; j < Q::vectors; j++)
+          for (int lane = 0; lane < W; lane++)
+            for (int half = 0; half < 2; half++)
+              put(out + (part * Q::vectors + j) * 2 * W + 2 * lane + half,
+                  value(number[part][lane * per + 2 * half + j / 2]) * (j & 1 ? 16.f : 1.f));
+    }
+  }
+
+  template <int M>
+  static inline void multiply(const uint8_t* p, int lanes, const X* x, size_t length, V (&sums)[M]) {
+    AsPairs<Q, Parts>::template multiply<M>(p, lanes, x, length, sums);
   }
 };
 #endif
@@ -189,7 +219,7 @@ inline void matrix_times(const QuantizedMatrix& w, const Activations<A>& a, int 
                      count, out, stride);
   };
   if (inside && w.scale_type == ScaleType::f32) return in_place((float*)nullptr);
-  if constexpr (A::per == 8) {  // where it is worth the code
+  if constexpr (A::per == 8 || std::is_same_v<typename A::X, bf16>) {  // where it is worth the code
     if (inside && w.scale_type == ScaleType::bf16) return in_place((bf16*)nullptr);
     if (inside && w.scale_type == ScaleType::f16) return in_place((f16*)nullptr);
   }
@@ -299,6 +329,8 @@ void few_rows(const FewRows& f) {
 #if MLXLM_LEVEL == 513
     using Q = Pairs<format, bits>;
     if constexpr (Q::fits) return f.type == Dtype::bf16 ? few_rows_as<AsPairs<Q, 1>>(f) : few_rows_as<AsPairs<Q, 2>>(f);
+    if constexpr (format == Format::affine && bits == 8)
+      return f.type == Dtype::bf16 ? few_rows_as<AsNibbles<1>>(f) : few_rows_as<AsNibbles<2>>(f);
 #endif
     few_rows_as<AsFloats<Codes<format, bits>>>(f);
   });
