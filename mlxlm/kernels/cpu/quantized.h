@@ -60,7 +60,7 @@ void quantized_matmul(const QuantizedMatrix& w, const MatmulRows& rows) {
   by_format(w, [&]<Format format, int bits>(Codes<format, bits>) {
 #if MLXLM_LEVEL == 513
     using Q = Pairs<format, bits>;
-    if constexpr (Q::fits) if (rows.type == Dtype::bf16 && w.group <= W * Q::per) return many_rows_in_pairs<Q>(w, rows);
+    if constexpr (Q::fits) if (rows.type == Dtype::bf16) return many_rows_in_pairs<Q>(w, rows);
 #endif
     using C = Codes<format, bits>;
     QuantizedRows<C> source{w, LaneScales(w, C::per)};

@@ -70,24 +70,48 @@ struct PairTile {
       uint32_t* out = pairs + half * W;
       for (int from = 0; from < depth; from += Q::block) {
         const int words = lesser(W, (depth - from) / Q::per);
-        V turned[W];
-        UNROLL for (int i = 0; i < W; i++) {
-          turned[i] = (V)(words == W ? Q::words(row[i]) : Q::words(row[i], words));
-          row[i] += Q::block_bytes;
-        }
-        transpose(turned);
-        alignas(64) V kept[W];
-        UNROLL for (int i = 0; i < W; i++) kept[i] = turned[i];
-        for (int i = 0; i < words; i++) {
-          P codes[Q::vectors];
-          Q::unpack((__m512i)kept[i], table, codes);
-          UNROLL for (int j = 0; j < Q::vectors; j++, out += COLUMNS) _mm512_storeu_si512(out, (__m512i)codes[j]);
-        }
+        if constexpr (Q::across) fill_late<Q>(row, words, table, out);
+        else fill_early<Q>(row, words, table, out);
+        UNROLL for (int i = 0; i < W; i++) row[i] += Q::block_bytes;
+        out += Q::vectors * W * COLUMNS;
       }
     }
     const int first = k / w.group, count = depth / w.group;
     fill_scales(w, n, first, count, w.scales, scales);
     if (w.biases) fill_scales(w, n, first, count, w.biases, biases);
+  }
+
+  // A block of W rows: its words are turned, so that each is then unpacked for all rows at once.
+  template <class Q>
+  static inline void fill_early(const uint8_t* const* row, int words, P table, uint32_t* out) {
+    V turned[W];
+    UNROLL for (int i = 0; i < W; i++) turned[i] = (V)(words == W ? Q::words(row[i]) : Q::words(row[i], words));
+    transpose(turned);
+    alignas(64) V kept[W];
+    UNROLL for (int i = 0; i < W; i++) kept[i] = turned[i];
+    for (int i = 0; i < words; i++) {
+      P codes[Q::vectors];
+      Q::unpack((__m512i)kept[i], table, codes);
+      UNROLL for (int j = 0; j < Q::vectors; j++, out += COLUMNS) _mm512_storeu_si512(out, (__m512i)codes[j]);
+    }
+  }
+
+  // The same where codes lie across bytes: the pairs are turned.
+  template <class Q>
+  static inline void fill_late(const uint8_t* const* row, int words, P table, uint32_t* out) {
+    alignas(64) V pairs[Q::vectors][W];
+    for (int i = 0; i < W; i++) {
+      P codes[Q::vectors];
+      Q::unpack(words == W ? Q::words(row[i]) : Q::words(row[i], words), table, codes);
+      UNROLL for (int j = 0; j < Q::vectors; j++) pairs[j][i] = (V)codes[j];
+    }
+    for (int j = 0; j < Q::vectors; j++) {
+      V turned[W];
+      UNROLL for (int i = 0; i < W; i++) turned[i] = pairs[j][i];
+      transpose(turned);
+      UNROLL for (int i = 0; i < W; i++)
+        if (i < words) store((float*)(out + (i * Q::vectors + j) * COLUMNS), turned[i]);
+    }
   }
 
   static void fill_scales(const QuantizedMatrix& w, int n, int first, int count, const void* from, float* to) {
