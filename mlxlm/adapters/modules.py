@@ -116,14 +116,14 @@ class AdaptedEmbedding(Adapted):
 class AdaptedSwitch(Adapted):
     """A linear layer with an expert axis, and adapters that have one too."""
 
-    def __call__(self, x: mx.array, picks: mx.array, sorted_picks: bool = False) -> mx.array:
+    def __call__(self, x: mx.array, picks: mx.array, sorted_indices: bool = False) -> mx.array:
         base: Any = self.base
-        y = base(x, picks, sorted_picks)
+        y = base(x, picks, sorted_indices)
         for part in self.parts.values():
             low = x
             for factor in (part.a, part.b):
                 low = mx.gather_mm(low, factor.swapaxes(-1, -2).astype(low.dtype), rhs_indices=picks,
-                                   sorted_indices=sorted_picks)
+                                   sorted_indices=sorted_indices)
             y = y + part.gain(y, low, None)
         return y
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_unflatten
 
 from ..errors import ConfigError, MLXLMError, SourceError, UsageError
 from ..files import write_text
+from ..layers.dequantize import is_quantized
+from ..layers.experts import QuantizedSwitchLinear, SwitchLinear
 from ..weights import rename_path
 
 MOST_LINE = 16 << 20  # bytes of one example
@@ -108,6 +111,8 @@ def _run(model: Any, examples: list, held_out: list | None, folder: Path, plan: 
         linear_to_lora_layers(model, layers, parameters, use_dora=plan.kind == "dora")
     except ValueError as error:
         raise MLXLMError(f"mlx-lm can't put adapters on this model ({error})") from error
+    if plan.kind == "lora":
+        _adapt_experts(model, layers, parameters)
     _described(folder, plan, layers, parameters)
     settings = TrainingArgs(batch_size=plan.batch, iters=plan.steps, steps_per_report=max(1, min(10, plan.steps)),
                             max_seq_length=plan.longest, grad_checkpoint=plan.checkpoint,
@@ -116,6 +121,25 @@ def _run(model: Any, examples: list, held_out: list | None, folder: Path, plan: 
     trained(model, optimizers.Adam(learning_rate=plan.rate), *data, args=settings, training_callback=Losses())
     _in_its_words(model, folder)
     return done
+
+
+def _adapt_experts(model: Any, layers: int, parameters: dict[str, Any]) -> None:
+    """Experts get factors each, as those of mlx-lm's own models do; it knows no experts but its own."""
+    from mlx_lm.tuner.lora import LoRASwitchLinear
+
+    for layer in model.layers[len(model.layers) - layers:]:
+        made = []
+        modules: list[tuple[str, Any]] = layer.named_modules()
+        for path, module in modules:
+            if isinstance(module, SwitchLinear | QuantizedSwitchLinear):
+                experts, out, width = module.weight.shape
+                width = width * 32 // module.bits if is_quantized(module) else width
+                adapted: Any = LoRASwitchLinear(width, out, experts, r=parameters["rank"], scale=parameters["scale"],
+                                                dropout=parameters["dropout"])
+                adapted.linear = module
+                made.append((path, adapted))
+        if made:
+            layer.update_modules(tree_unflatten(made))
 
 
 class _Ready:

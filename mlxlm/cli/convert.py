@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
+from ..files import size
 from .options import MODEL
 
 EXAMPLES = """\b
@@ -60,17 +61,15 @@ def command(source: str | None, hf_path: str | None, mlx_path: Path | None, as_j
     recipe = _recipe(options)
     folder = mlx_path or Path(f"{Path(source.partition(':')[0]).name.removesuffix('.gguf')}-mlx{_suffix(recipe)}")
     bar = _Progress(quiet=as_json or not sys.stderr.isatty())
-    done = convert(source, folder, recipe=recipe, method=options["method"], bits_per_weight=options["bpw"],
-                   size=_bytes(options["size"]), dtype=options["dtype"], dequantized=options["dequantize"],
-                   revision=options["revision"], max_shard_bytes=int(options["shard_size"] * 1e9), progress=bar)
-    bar.close()
+    with bar:
+        done = convert(source, folder, recipe=recipe, method=options["method"], bits_per_weight=options["bpw"],
+                       size=_bytes(options["size"]), dtype=options["dtype"], dequantized=options["dequantize"],
+                       revision=options["revision"], max_shard_bytes=int(options["shard_size"] * 1e9), progress=bar)
     quality = finish(done, measure=options["measure"], revision=options["revision"], upload=options["upload_repo"])
     if as_json:
         click.echo(json.dumps({"folder": str(done.folder), "parameters": done.parameters, "bytes": done.bytes,
                                "bits_per_weight": done.bits_per_weight, "quality": quality and quality.__dict__}))
         return
-    from ..files import size
-
     click.echo(f"{done.folder}: {size(done.bytes)}, {done.bits_per_weight:.2f} bits a weight")
     if quality is not None:
         click.echo(f"perplexity {quality.perplexity:.4f} (source {quality.source_perplexity:.4f}), "
@@ -109,19 +108,42 @@ def _suffix(recipe) -> str:
 
 
 class _Progress:
-    """A line with bytes done and the time left; nothing where nobody watches."""
+    """A line with bytes done and the time left by the pace of late; nothing where nobody watches."""
+
+    SPAN = 30.0  # seconds that the pace is taken from: files that an earlier run left are only read, and quicker
 
     def __init__(self, quiet: bool):
-        self.quiet, self._start, self._shown = quiet, time.monotonic(), 0.0
+        self.quiet, self._shown = quiet, 0.0
+        self._seen = [(time.monotonic(), 0)]
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         if self.quiet or (now - self._shown < 0.2 and done < total):
             return
         self._shown = now
-        left = (now - self._start) * (total - done) / max(done, 1)
-        click.echo(f"\rWriting {done / 1e9:.2f} of {total / 1e9:.2f} GB, {left:.0f} s left ", nl=False, err=True)
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and now - self._seen[0][0] > self.SPAN:
+            del self._seen[0]
+        (since, before), pace = self._seen[0], 0.0
+        if now > since:
+            pace = (done - before) / (now - since)
+        left = f", {duration((total - done) / pace)} left" if pace else ""
+        click.echo(f"\r\033[KWriting: {size(done)} of {size(total)}{left} ", nl=False, err=True)
 
-    def close(self) -> None:
-        if not self.quiet:
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, kind: type | None, error: object, trace: object) -> None:
+        if not self.quiet and self._shown:
             click.echo("\r\033[K", nl=False, err=True)
+        if kind is not None and self._shown:
+            click.echo("What is written is kept: the same command goes on with it.", err=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: two units at most."""
+    whole = round(seconds)
+    minutes, hours = whole // 60, whole // 3600
+    if not minutes:
+        return f"{whole} s"
+    return f"{minutes} min {whole % 60} s" if not hours else f"{hours} h {minutes % 60} min"

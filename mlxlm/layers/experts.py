@@ -21,9 +21,9 @@ class SwitchLinear(nn.Module):
         if bias:
             self.bias = mx.zeros((experts, out))
 
-    def __call__(self, x: mx.array, picks: mx.array, sorted_picks: bool = False) -> mx.array:
+    def __call__(self, x: mx.array, picks: mx.array, sorted_indices: bool = False) -> mx.array:
         """x (..., 1 or n, in), gathered by ``picks``; the result has ``out`` in place of ``in``."""
-        y = ops.gather_mm(x, self.weight.swapaxes(-1, -2), rhs_indices=picks, sorted_indices=sorted_picks)
+        y = ops.gather_mm(x, self.weight.swapaxes(-1, -2), rhs_indices=picks, sorted_indices=sorted_indices)
         return y + mx.expand_dims(self.bias[picks], -2) if "bias" in self else y
 
     def to_quantized(
@@ -48,7 +48,7 @@ class QuantizedSwitchLinear(nn.Module):
             self.bias = plain.bias
         self.freeze()
 
-    def __call__(self, x: mx.array, picks: mx.array, sorted_picks: bool = False) -> mx.array:
+    def __call__(self, x: mx.array, picks: mx.array, sorted_indices: bool = False) -> mx.array:
         y = ops.gather_qmm(
             x,
             self.weight,
@@ -59,7 +59,7 @@ class QuantizedSwitchLinear(nn.Module):
             group_size=self.group_size,
             bits=self.bits,
             mode=self.mode,
-            sorted_indices=sorted_picks,
+            sorted_indices=sorted_indices,
         )
         return y + mx.expand_dims(self.bias[picks], -2) if "bias" in self else y
 

@@ -14,7 +14,7 @@ def top_k(k: int, *, softmax_first: bool = True, normalise: bool = True) -> Call
 
     def route(logits: mx.array) -> tuple[mx.array, mx.array]:
         scores = mx.softmax(logits, axis=-1, precise=True) if softmax_first else logits
-        picks = mx.argpartition(scores, kth=-k, axis=-1)[..., -k:]
+        picks = mx.stop_gradient(mx.argpartition(scores, kth=-k, axis=-1)[..., -k:])  # they have no gradient
         weights = mx.take_along_axis(scores, picks, axis=-1)
         if not softmax_first:
             return picks, mx.softmax(weights, axis=-1, precise=True)
@@ -42,7 +42,7 @@ def pick_biased(
     choice = scores if bias is None else scores + bias
     if groups > 1:
         choice = _losers_out(choice, groups, keep_groups, group_best)
-    picks = mx.argpartition(-choice, kth=k - 1, axis=-1)[..., :k]
+    picks = mx.stop_gradient(mx.argpartition(-choice, kth=k - 1, axis=-1)[..., :k])
     weights = mx.take_along_axis(scores, picks, axis=-1)
     if normalise:
         weights = weights / (weights.sum(-1, keepdims=True) + eps)
@@ -53,7 +53,7 @@ def _losers_out(choice: mx.array, groups: int, keep: int, best: int) -> mx.array
     """``choice`` with the experts of the losing groups at minus infinity."""
     choice = mx.unflatten(choice, -1, (groups, -1))
     worth = mx.topk(choice, min(best, choice.shape[-1]), axis=-1).sum(-1)
-    kept = mx.argpartition(-worth, kth=keep - 1, axis=-1)[..., :keep]
+    kept = mx.stop_gradient(mx.argpartition(-worth, kth=keep - 1, axis=-1)[..., :keep])
     mask = mx.put_along_axis(mx.zeros(worth.shape, mx.bool_), kept, mx.array(True), axis=-1)
     return mx.where(mask[..., None], choice, -mx.inf).flatten(-2)
 

@@ -62,7 +62,7 @@ class Indexer(nn.Module):
         scores = (weights.swapaxes(1, 2)[..., None] * scores).sum(1, keepdims=True)
         if mask is not None:
             scores = mx.where(mask, scores, -mx.inf)
-        picks = mx.argpartition(-scores, kth=self.k - 1, axis=-1)[..., : self.k]
+        picks = mx.stop_gradient(mx.argpartition(-scores, kth=self.k - 1, axis=-1)[..., : self.k])
         chosen = mx.put_along_axis(mx.zeros(scores.shape, mx.bool_), picks, mx.array(True), axis=-1)
         return chosen if mask is None else chosen & mask
 

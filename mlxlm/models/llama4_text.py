@@ -81,7 +81,7 @@ class MoE(SparseMoE):
 
     def chosen(self, x: mx.array) -> mx.array:
         logits = self["router"](x)
-        picks = mx.argpartition(-logits, kth=self._k - 1, axis=-1)[..., : self._k]
+        picks = mx.stop_gradient(mx.argpartition(-logits, kth=self._k - 1, axis=-1)[..., : self._k])
         scores = mx.sigmoid(mx.take_along_axis(logits, picks, axis=-1).astype(mx.float32)).astype(x.dtype)
         y = self["experts"](x[..., None, :] * scores[..., None], picks[..., None])
         return y.squeeze(-2).sum(-2)

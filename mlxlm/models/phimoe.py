@@ -43,7 +43,7 @@ def sparse_mixer(margin: float) -> Callable:
         top = left.max(-1, keepdims=True)
         far = (top - scores) / mx.maximum(mx.abs(scores), top) > 2 * margin
         weights = mx.softmax(mx.where(far, -mx.inf, left), axis=-1, precise=True)
-        pick = mx.argmax(left, axis=-1, keepdims=True)
+        pick = mx.stop_gradient(mx.argmax(left, axis=-1, keepdims=True))
         return pick, mx.take_along_axis(weights, pick, axis=-1)
 
     def route(scores: mx.array) -> tuple[mx.array, mx.array]:

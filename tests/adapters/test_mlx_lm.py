@@ -4,6 +4,7 @@ import json
 import re
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 import tiny
@@ -12,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from mlxlm import adapters, load, load_model
 from mlxlm.adapters.train import Plan, train
+from mlxlm.convert import Recipe, Setting, convert
 from mlxlm.errors import MLXLMError
 
 from .made import peft
@@ -139,6 +141,63 @@ def test_training_lowers_the_loss_and_both_load_the_adapter(kind, tmp_path):
     other = load_adapters(theirs(source)[0], str(tmp_path / "a"))
     other.eval()
     assert close(ours, logits(other), 2e-4)
+
+
+class Letters:
+    """A tokenizer of few tokens."""
+
+    eos_token_id = 2
+
+    def encode(self, text):
+        return [3 + ord(letter) % 60 for letter in text]
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_training_reaches_the_experts_and_both_load_them(quantized, tmp_path):
+    from mlx_lm.tuner.utils import load_adapters
+    from mlx_lm.utils import load_model as theirs
+    from parity import reference
+
+    source = reference.save_old_config(tiny_models.folder("qwen3_moe-normalised"), tmp_path / "old")
+    if quantized:
+        convert(source, tmp_path / "q", recipe=Recipe(Setting(8, 32), "uniform", fit=False))
+        source = tmp_path / "q"
+    (tmp_path / "d.jsonl").write_text("\n".join([json.dumps({"text": TEXT * 2})] * 4))
+    model = load_model(source)
+    plain, text = logits(model), mx.array([Letters().encode(TEXT * 2)])
+    before = mx.mean(nn.losses.cross_entropy(model(text[:, :-1]), text[:, 1:])).item()
+    done = train(model, Letters(), tmp_path / "d.jsonl", tmp_path / "a",
+                 Plan(layers=-1, steps=12, batch=2, rate=5e-3, rank=4, scale=2.0))
+    assert done.losses[-1][1] < 0.9 * before
+    factors = mx.load(str(tmp_path / "a" / "adapters.safetensors"))
+    experts = [name for name in factors if "switch_mlp.down_proj.lora_b" in name]
+    assert experts and all(mx.abs(factors[name]).max() > 0 for name in experts)
+    ours = load_model(source)
+    adapters.attach(ours, tmp_path / "a")
+    model.eval()
+    assert not close(logits(ours), plain, 0.05) and close(logits(ours), logits(model), 2e-4)
+    other = load_adapters(theirs(source)[0], str(tmp_path / "a"))
+    other.eval()
+    assert close(logits(ours), logits(other), 5e-4)
+
+
+@pytest.mark.parametrize("kind", [*tiny_models.KINDS, "phimoe-plain"])
+def test_gradients_reach_the_embedding_through_every_kind_of_layer(kind):
+    """Past routers too, whose picks have none; against a difference of two losses."""
+    model = load_model(tiny_models.folder(tiny_models.KINDS.get(kind, kind)), dtype="float32")
+    tokens, embedding = mx.array(IDS), next(m for _, m in model.named_modules() if isinstance(m, nn.Embedding))
+    way = mx.random.normal(embedding.weight.shape, key=mx.random.key(3)) * 1e-2
+
+    def loss(step):
+        kept = embedding.weight
+        embedding.weight = kept + step * way
+        out = nn.losses.cross_entropy(model(tokens[:, :-1]).astype(mx.float32), tokens[:, 1:]).mean()
+        embedding.weight = kept
+        return out
+
+    slope, step = mx.grad(loss)(mx.array(0.0)).item(), 2e-3
+    difference = (loss(mx.array(step)) - loss(mx.array(-step))).item() / (2 * step)
+    assert abs(slope - difference) <= 0.03 * abs(difference) + 2e-3, (slope, difference)
 
 
 def test_the_command_trains(tmp_path, mlxlm):

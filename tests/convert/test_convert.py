@@ -264,3 +264,26 @@ def test_the_command_writes_a_card_with_measured_figures(mlxlm, model, tmp_path)
     assert said["quality"]["divergence"] > 0 and 4 < said["bits_per_weight"] < 8
     card = (tmp_path / "out" / "README.md").read_text()
     assert "library_name: mlx" in card and f"{said['quality']['perplexity']:.4f}" in card and "mixed, 4 bits" in card
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (754, "12 min 34 s"),
+                                               (3600, "1 h 0 min"), (90061, "25 h 1 min")])
+def test_durations(seconds, said):
+    from mlxlm.cli.convert import duration
+
+    assert duration(seconds) == said
+
+
+def test_progress_tells_bytes_and_the_time_left_by_the_pace_of_late(monkeypatch, capsys):
+    import mlxlm.cli.convert as cli
+
+    times = [100.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: times[-1])
+    with pytest.raises(KeyboardInterrupt), cli._Progress(quiet=False) as bar:
+        for at, done in ((101, 60), (110, 60), (150, 70), (160, 80)):  # most of it lay there from before
+            times.append(at)
+            bar(done * 10**6, 100 * 10**6)
+        raise KeyboardInterrupt
+    lines = capsys.readouterr().err.split("\r")
+    assert "60 MB of 100 MB, 1 s left" in lines[1] and "80 MB of 100 MB, 20 s left" in lines[4]
+    assert "the same command goes on" in lines[-1]
