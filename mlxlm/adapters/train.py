@@ -12,7 +12,6 @@ from mlx.utils import tree_unflatten
 
 from ..errors import ConfigError, MLXLMError, SourceError, UsageError
 from ..files import write_text
-from ..layers.dequantize import is_quantized
 from ..layers.experts import QuantizedSwitchLinear, SwitchLinear
 from ..weights import rename_path
 
@@ -133,7 +132,7 @@ def _adapt_experts(model: Any, layers: int, parameters: dict[str, Any]) -> None:
         for path, module in modules:
             if isinstance(module, SwitchLinear | QuantizedSwitchLinear):
                 experts, out, width = module.weight.shape
-                width = width * 32 // module.bits if is_quantized(module) else width
+                width = width * 32 // getattr(module, "bits", 32)
                 adapted: Any = LoRASwitchLinear(width, out, experts, r=parameters["rank"], scale=parameters["scale"],
                                                 dropout=parameters["dropout"])
                 adapted.linear = module
