@@ -18,7 +18,7 @@ from pathlib import Path
 from mlxlm import load
 from mlxlm.checkpoint.safetensors import select
 from mlxlm.convert import Recipe, Setting, convert
-from mlxlm.convert.measure import quality
+from mlxlm.convert.measure import Tokens, by_token
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "conversion.md"
 START, END = "<!-- quality: made by scripts/quality.py -->", "<!-- quality ends -->"
@@ -29,13 +29,29 @@ BITS = (8, 6, 5, 4, 3)
 class Row:
     name: str
     bits_per_weight: float
-    perplexity: float
-    divergence: float
-    agreement: float
+    tokens: Tokens
+
+    @property
+    def divergence(self) -> float:
+        return 0.0 if self.tokens.divergences is None else self.tokens.divergences.mean()
 
     def __str__(self) -> str:
-        return (f"| {self.name} | {self.bits_per_weight:.2f} | {self.perplexity:.3f} | {self.divergence:.5f} | "
-                f"{self.agreement:.1%} |")
+        agreed = 1.0 if self.tokens.agreed is None else self.tokens.agreed.mean()
+        return (f"| {self.name} | {self.bits_per_weight:.2f} | {math.exp(self.tokens.losses.mean()):.3f} | "
+                f"{self.divergence:.5f} | {agreed:.1%} |")
+
+
+class Remembered:
+    """A model whose logits for what it was fed before are kept."""
+
+    def __init__(self, model):
+        self._model, self._known = model, {}
+
+    def __call__(self, fed):
+        key = tuple(fed.flatten().tolist())
+        if key not in self._known:
+            self._known[key] = self._model(fed)
+        return self._known[key]
 
 
 class Bench:
@@ -44,13 +60,13 @@ class Bench:
     def __init__(self, source: str, room: Path):
         self.room, self.plain = room, room / "bf16"
         self.weights = convert(source, self.plain, dequantized=True, dtype="bfloat16").parameters
-        self.model, self.tokenizer = load(self.plain)
+        model, self.tokenizer = load(self.plain)
+        self.model = Remembered(model)
 
     def row(self, name: str, folder: Path) -> Row:
         size = sum(path.stat().st_size for path in select(folder)[0])
-        found = quality(load(folder)[0], self.tokenizer, self.model)
-        print(row := Row(name, size * 8 / self.weights, found.perplexity, found.divergence or 0.0,
-                         found.agreement or 0.0), flush=True)
+        model = self.model if folder == self.plain else load(folder)[0]
+        print(row := Row(name, size * 8 / self.weights, by_token(model, self.tokenizer, self.model)), flush=True)
         return row
 
     def ours(self, name: str, recipe: Recipe, **arguments) -> Row:
@@ -82,32 +98,34 @@ def measured(source: str, room: Path) -> list[Row]:
         if bits in (4, 3):
             rows += [bench.theirs(f"{bits} bits, mixed", bits, f"mixed_{bits}_6"),
                      bench.ours(f"{bits} bits, mixed", Recipe(Setting(bits)))]
-            # What measurement makes of the bytes that mlx-lm's two recipes take.
-            for kind, row in (("uniform", rows[-4]), ("mixed", rows[-2])):
-                rows.append(bench.ours(f"as many as {bits} bits, {kind}, by measurement", Recipe(Setting(bits)),
-                                       bits_per_weight=row.bits_per_weight))
+            rows.append(bench.ours(f"as many as {bits} bits, mixed, by measurement", Recipe(Setting(bits)),
+                                   bits_per_weight=rows[-2].bits_per_weight))
     return rows
 
 
-def verdict(rows: list[Row]) -> str:
-    """What the rows say of the two at the same bits, whichever way it comes out."""
-    pairs: dict[str, dict[str, Row]] = {}
-    for row in rows[1:]:
-        name, _, by = row.name.rpartition(", ")
-        pairs.setdefault(name, {})[by] = row
-    same = {name: pair for name, pair in pairs.items() if len(pair) == 2
-            and abs(pair["mlxlm"].bits_per_weight - pair["mlx-lm"].bits_per_weight) < 0.01}
-    said = []
-    for what, value in (("divergence", lambda row: row.divergence), ("perplexity", lambda row: row.perplexity)):
-        worse = [name for name, pair in same.items() if value(pair["mlxlm"]) > value(pair["mlx-lm"])]
-        said.append(f"{what}: not worse in {len(same) - len(worse)} of {len(same)}"
-                    + (f" (worse: {', '.join(worse)})" if worse else ""))
-    return f"At the same bits per weight mlxlm's conversion, beside mlx-lm's, is in {'; in '.join(said)}."
+def compared(rows: list[Row]) -> list[str]:
+    """The two at the same bits, token by token: how much likelier ours holds the text, and how much nearer it is."""
+    theirs = {row.bits_per_weight: row for row in rows if row.name.endswith(", mlx-lm")}
+    said = ["| | loss, ours less mlx-lm's | KL divergence, ours less mlx-lm's |", "|---|---|---|"]
+    for row in rows:
+        other = next((o for size, o in theirs.items() if abs(size / row.bits_per_weight - 1) < 0.01), None)
+        if row.name.endswith(", mlxlm") and other is not None:
+            said.append(f"| {row.name.removesuffix(', mlxlm')} | {_difference(row.tokens.losses, other.tokens.losses)} "
+                        f"| {_difference(row.tokens.divergences, other.tokens.divergences)} |")
+    return said
+
+
+def _difference(ours, theirs) -> str:
+    """The mean over the tokens, and its standard error."""
+    each = ours - theirs
+    return f"{each.mean():+.4f} ± {each.std(ddof=1) / math.sqrt(len(each)):.4f}"
 
 
 def table(rows: list[Row]) -> str:
     head = ["| | bits per weight | perplexity | KL divergence | same first token |", "|---|---|---|---|---|"]
-    return "\n".join([START, "", *head, *map(str, rows), "", verdict(rows), "", END])
+    return "\n".join([START, "", *head, *map(str, rows), "",
+                      f"Token by token at the same size, in nats, the mean of {len(rows[0].tokens.losses):,} tokens "
+                      "and its standard error:", "", *compared(rows), "", END])
 
 
 def main() -> None:
@@ -117,7 +135,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as room:
         rows = measured(arguments.source, Path(room))
-    if not all(math.isfinite(row.perplexity) for row in rows):
+    if not all(math.isfinite(row.tokens.losses.mean()) for row in rows):
         raise SystemExit("a perplexity isn't finite")
     text = table(rows)
     print(text)

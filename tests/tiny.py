@@ -43,6 +43,17 @@ def checkpoint(folder: Path, *, seed: int = 0, chat_template: str | None = TEMPL
     return folder
 
 
+def deepened(folder: Path, layers: int) -> None:
+    """The one layer's weights for every layer, so that a large checkpoint is made in no time."""
+    weights = mx.load(str(folder / "model.safetensors"))
+    one = {name: w for name, w in weights.items() if ".layers.0." in name}
+    for i in range(1, layers):
+        weights |= {name.replace(".layers.0.", f".layers.{i}."): w for name, w in one.items()}
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
+
+
 def tokenizer(folder: Path, chat_template: str | None = TEMPLATE) -> int:
     """Writes a tokenizer of bytes (no merges, `SPECIAL` comes first) and returns its vocabulary's size."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers

@@ -37,6 +37,8 @@ Examples:
 @click.option("--override", multiple=True, metavar="PATTERN=BITS",
               help="Other bits for the modules whose paths fit; none leaves them plain; may be given again.")
 @click.option("--fit/--no-fit", default=True, help="Fit scales by least squares: better at the same size, and slower.")
+@click.option("--calibrate/--no-calibrate", default=True,
+              help="Fit by how large the weights' inputs are on a short text: reads the source twice.")
 @click.option("--method", type=click.Choice(["gptq", "awq", "dwq"]),
               help="Tune by mlx-lm's implementation; needs the model in memory.")
 @click.option("--bpw", type=float, metavar="BITS", help="Measure, and spend so many bits a weight in all.")
@@ -89,7 +91,7 @@ def _recipe(options):
         raise UsageError("choose one of --quantize and --dequantize", where="--dequantize")
     base = Setting.of(options["q_bits"], options["q_group_size"], options["q_mode"])
     overrides = dict(parse_override(text) for text in options["override"])
-    return Recipe(base, options["recipe"], overrides, fit=options["fit"])
+    return Recipe(base, options["recipe"], overrides, fit=options["fit"], calibrate=options["calibrate"])
 
 
 def _bytes(text: str | None) -> int | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from ..data import data_file
 from ..errors import UsageError
@@ -28,6 +29,16 @@ class Quality:
     agreement: float | None = None
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """The loss of each token in nats, and beside a source its loss, the divergence, and 1.0 where both agree."""
+
+    losses: np.ndarray
+    source_losses: np.ndarray | None = None
+    divergences: np.ndarray | None = None
+    agreed: np.ndarray | None = None
+
+
 def sample_text(name: str = "measure") -> str:
     """The text that quality is measured on, or ``calibrate``: the one that quantization may learn from."""
     return data_file(f"{name}.txt").read_text(encoding="utf-8")
@@ -39,21 +50,27 @@ def quality(model: Any, tokenizer: Any, source: Any = None, text: str | None = N
 
     ``text`` is the project's own by default; ``most_tokens`` takes its beginning only.
     """
-    loss = source_loss = divergence = 0.0
-    count = agreed = 0
+    found = by_token(model, tokenizer, source, text, most_tokens)
+    perplexity, count = math.exp(found.losses.mean()), len(found.losses)
+    if found.source_losses is None or found.divergences is None or found.agreed is None:
+        return Quality(perplexity, count)
+    return Quality(perplexity, count, math.exp(found.source_losses.mean()), float(found.divergences.mean()),
+                   float(found.agreed.mean()))
+
+
+def by_token(model: Any, tokenizer: Any, source: Any = None, text: str | None = None,
+             most_tokens: int | None = None) -> Tokens:
+    """What `quality` is the mean of."""
+    rows: list[tuple[np.ndarray, ...]] = []
     for fed, told in windows(tokenizer, sample_text() if text is None else text, most_tokens):
         logprobs = _logprobs(model, fed)
-        loss -= _of(logprobs, told)
-        count += told.shape[1]
+        row = (_losses(logprobs, told),)
         if source is not None:
             known = _logprobs(source, fed)
-            source_loss -= _of(known, told)
-            divergence += float((mx.exp(known) * (known - logprobs)).sum().item())  # type: ignore[arg-type]
-            agreed += int((known.argmax(-1) == logprobs.argmax(-1)).sum().item())  # type: ignore[arg-type]
-    if source is None:
-        return Quality(math.exp(loss / count), count)
-    return Quality(math.exp(loss / count), count, math.exp(source_loss / count), float(divergence) / count,
-                   float(agreed) / count)
+            row += (_losses(known, told), np.array((mx.exp(known) * (known - logprobs)).sum(-1)).ravel(),
+                    np.array(known.argmax(-1) == logprobs.argmax(-1)).ravel())
+        rows.append(row)
+    return Tokens(*(np.concatenate(column).astype(np.float64) for column in zip(*rows, strict=True)))
 
 
 def windows(tokenizer: Any, text: str, most_tokens: int | None = None) -> Iterator[tuple[mx.array, mx.array]]:
@@ -75,5 +92,5 @@ def _logprobs(model: Any, fed: mx.array) -> mx.array:
     return logprobs
 
 
-def _of(logprobs: mx.array, told: mx.array) -> float:
-    return mx.take_along_axis(logprobs, told[..., None], -1).sum().item()  # type: ignore[return-value]
+def _losses(logprobs: mx.array, told: mx.array) -> np.ndarray:
+    return -np.array(mx.take_along_axis(logprobs, told[..., None], -1)).ravel()

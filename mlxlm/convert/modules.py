@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -13,17 +13,19 @@ from ..errors import MLXLMError
 from ..layers.dequantize import is_quantized as in_groups
 from ..layers.dequantize import plain
 from ..piecewise import by_rows
-from .fit import fitted
-from .recipes import Recipe, Setting
+from .fit import evened, fitted
+from .recipes import HEADS, Recipe, Setting
 
 ROWS = 1 << 24
 """Numbers that are quantized at a time."""
 
 
-def quantize(model: nn.Module, recipe: Recipe, only: Callable[[str, Any], bool] | None = None) -> dict[str, Setting]:
+def quantize(model: nn.Module, recipe: Recipe, only: Callable[[str, Any], bool] | None = None,
+             importance: Mapping[str, mx.array] | None = None) -> dict[str, Setting]:
     """Quantizes the modules that the recipe names and MLX can take; returns what each became.
 
-    ``only`` tells of a path and its module whether it is to be looked at.
+    ``only`` tells of a path and its module whether it is to be looked at. ``importance`` has the mean squares of the
+    inputs of some modules, by path: what scales are fitted by.
     """
     layers, done, weights = len(getattr(model, "layers", ())), {}, {}
 
@@ -43,18 +45,26 @@ def quantize(model: nn.Module, recipe: Recipe, only: Callable[[str, Any], bool] 
         raise MLXLMError(f"MLX can't quantize this model: {error}".splitlines()[0]) from error
     for path, module in model.named_modules():
         if path in done:
-            _fill(module, weights.pop(path), done[path], recipe.fit)
+            w = weights.pop(path)
+            if recipe.fit and done[path].mode == "affine":
+                counts = (importance or {}).get(path)
+                made = fitted(w, done[path].bits, done[path].group_size, _guessed(path, module, w, counts))
+            else:
+                made = _rounded(w, done[path])
+            module.update(dict(zip(("weight", "scales", "biases"), made, strict=False)))
     return done
 
 
-def _fill(module: Any, w: mx.array, setting: Setting, fit: bool) -> None:
-    """What stands for ``w`` in a quantized module, made some rows at a time: what bounds the memory."""
-    if fit and setting.mode == "affine":
-        made: tuple[mx.array, ...] = fitted(w, setting.bits, setting.group_size)
-    else:
-        made = by_rows(w, lambda rows: tuple(mx.quantize(rows, **setting.as_dict())), ROWS)
-    for name, part in zip(("weight", "scales", "biases"), made, strict=False):
-        module[name] = part
+def _rounded(w: mx.array, setting: Setting) -> tuple[mx.array, ...]:
+    """MLX's own quantization, some rows at a time: what bounds the memory."""
+    return by_rows(w, lambda rows: tuple(mx.quantize(rows, **setting.as_dict())), ROWS)
+
+
+def _guessed(path: str, module: nn.Module, w: mx.array, counts: mx.array | None) -> mx.array | None:
+    """How much each input counts where nothing was measured. What an embedding or a head holds for a token is large
+    where it matters, so there the numbers' own sizes tell."""
+    head = isinstance(module, nn.QuantizedEmbedding) or path.rpartition(".")[2] in HEADS
+    return evened(w) if counts is None and not head else counts
 
 
 def dequantize(model: nn.Module, dtype: mx.Dtype | None = None) -> int:

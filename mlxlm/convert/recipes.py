@@ -1,7 +1,7 @@
 """What becomes of each weight: recipes from a module's path to bits, group size and mode.
 
-``mixed`` follows llama.cpp's K_M levels in which layers get more bits: the values and down projections of the first
-and last eighth of the layers and of every third between, the embedding, and the head. Routers stay at 8 bits.
+``mixed`` gives more bits where a byte saves most: much to the values of all layers, which are few, and a little to
+embedding and head, and to the down projections of the first and last eighth of the layers. Routers stay at 8 bits.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from ..errors import UsageError
 
 GROUP_SIZES = {"affine": (32, 64, 128), "mxfp4": (32,), "mxfp8": (32,), "nvfp4": (16,)}
 BITS = {"affine": (2, 3, 4, 5, 6, 8), "mxfp4": (4,), "mxfp8": (8,), "nvfp4": (4,)}
-HIGHER = {2: 4, 3: 5, 4: 6, 5: 6, 6: 8, 8: 8}
-"""The bits of sensitive layers beside those of the rest."""
+HIGH = {2: 4, 3: 5, 4: 6, 5: 6, 6: 8, 8: 8}
+"""The bits of what is few and matters much, beside those of the rest."""
+RAISED = {2: 3, 3: 4, 4: 5, 5: 6, 6: 8, 8: 8}
+"""The bits of what is many and matters more than the rest."""
 RECIPES = ("uniform", "mixed")
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 HEADS = ("lm_head", "output", "embed_out")
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embeddings")
-SENSITIVE = ("v_proj", "v_a_proj", "v_b_proj", "kv_b_proj", "qkv_proj", "down_proj", "fc2", "w2", "c_proj")
+VALUES = ("v_proj", "v_a_proj", "v_b_proj", "kv_b_proj", "qkv_proj")
+DOWN = ("down_proj", "fc2", "w2", "c_proj")
 TOWERS = re.compile(r"(model\.)?(vision|visual|audio|multi_modal|mm_|embed_vision|embed_audio|connector|aligner|mlp1|"
                     r"projector)")
 ROUTERS = ("gate", "router", "shared_expert_gate")
@@ -68,7 +71,8 @@ class Setting:
 class Recipe:
     """Which setting each module gets. ``overrides`` map patterns of module paths (``*`` for any text) to a Setting, or
     to None for no quantization; the last that fits wins. ``measured`` are settings by exact path, from a measurement.
-    ``fit`` chooses scales by least squares, which takes time and costs no size; see `fit.fitted`.
+    ``fit`` chooses scales by least squares, which takes time and costs no size; see `fit.fitted`. ``calibrate`` does
+    so by how large inputs are on the project's text, where the model can be fed one; see `importance`.
     """
 
     base: Setting
@@ -76,6 +80,7 @@ class Recipe:
     overrides: Mapping[str, Setting | None] = field(default_factory=dict)
     measured: Mapping[str, Setting] = field(default_factory=dict)
     fit: bool = True
+    calibrate: bool = True
 
     def __post_init__(self):
         if self.name not in RECIPES:
@@ -102,17 +107,17 @@ class Recipe:
         last = path.rpartition(".")[2]
         if self.routes(path):
             return Setting(8) if self.base.bits < 8 or self.base.mode != "affine" else self.base
-        return self._raised() if self.name == "mixed" and _is_sensitive(path, last, layers) else self.base
-
-    def _raised(self) -> Setting:
+        bits = _more_bits(path, last, layers) if self.name == "mixed" else None
+        if bits is None:
+            return self.base
         if self.base.mode != "affine":
             return self.base if self.base.bits == 8 else Setting(6)
-        return Setting(HIGHER[self.base.bits], self.base.group_size)
+        return Setting(bits[self.base.bits], self.base.group_size)
 
     def as_dict(self) -> dict[str, Any]:
         """What identifies the recipe: for the model card, and to tell whether an interrupted run was the same."""
         overrides = {pattern: s and s.as_dict() for pattern, s in self.overrides.items()}
-        return {"name": self.name, **self.base.as_dict(), "fit": self.fit,
+        return {"name": self.name, **self.base.as_dict(), "fit": self.fit, "calibrate": self.calibrate,
                 **({"overrides": overrides} if overrides else {}),
                 **({"measured": {p: s.as_dict() for p, s in self.measured.items()}} if self.measured else {})}
 
@@ -122,12 +127,15 @@ def _of_text(path: str) -> bool:
     return TOWERS.match(path) is None
 
 
-def _is_sensitive(path: str, last: str, layers: int) -> bool:
+def _more_bits(path: str, last: str, layers: int) -> dict[int, int] | None:
+    """The table of bits for a module that `mixed` gives more, or None."""
     number = LAYER.search(path)
     if number is None:
-        return last in HEADS or last in EMBEDDINGS or last.startswith("embed")
+        return RAISED if last in HEADS or last in EMBEDDINGS or last.startswith("embed") else None
     i, eighth = int(number[1]), layers // 8
-    return last in SENSITIVE and (i < eighth or i >= layers - eighth or (i - eighth) % 3 == 2)
+    if last in VALUES:
+        return HIGH
+    return RAISED if last in DOWN and (i < eighth or i >= layers - eighth) else None
 
 
 def parse_override(text: str) -> tuple[str, Setting | None]:

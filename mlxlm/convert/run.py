@@ -16,12 +16,13 @@ from ..checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.save import MAX_SHARD_BYTES, parameters, saved_config, saved_weights, shard_name, shards, write_json
 from ..checkpoint.stream import write_safetensors
 from ..configuration import ModelConfiguration
-from ..errors import SourceError, UsageError
+from ..errors import SourceError, TokenizerError, UsageError
 from ..load import assemble, cast, dtype_of
 from ..sources import configured, locate
 from ..weights import Weights
 from .beside import write_beside
 from .budget import solved
+from .importance import importance
 from .modules import dequantize, is_quantized, quantize
 from .recipes import Recipe, Setting
 from .tuned import tuned
@@ -86,18 +87,17 @@ def convert(  # long: an argument a line
     folder = Path(folder).expanduser()
     _apart(folder, path)
     checkpoint = open_checkpoint(path)
-    model = assemble(checkpoint, model_config=model_config)
     if recipe is not None and dequantized:
         raise UsageError("a recipe quantizes what `dequantized` makes plain", where="recipe", hint="Give one of them.")
     wanted = None if dtype is None else dtype_of(dtype)
-    if adapters:
-        attach_all(model, adapters)
-        fuse(model, dequantize=dequantized or recipe is not None)
-    if dequantized or (recipe is not None and is_quantized(model)):
-        dequantize(model, wanted)
-    if wanted is not None:
-        cast(model, wanted)
-    recipe, settings = _quantized(model, checkpoint, recipe, method, bits_per_weight, size)
+
+    def assembled() -> Any:
+        """The model to convert, of which nothing was read."""
+        made = assemble(checkpoint, model_config=model_config)
+        return _changed(made, adapters or {}, dequantized, recipe is not None, wanted)
+
+    model = assembled()
+    recipe, settings = _quantized(model, assembled, checkpoint, recipe, method, bits_per_weight, size)
     plan = {"source": _fingerprint(checkpoint.path), "recipe": recipe and recipe.as_dict(), "dtype": dtype,
             "plain": dequantized, "shard": max_shard_bytes, "version": __version__, "config": model_config,
             "adapters": [[_fingerprint(Path(each).expanduser()), by] for each, by in (adapters or {}).items()],
@@ -109,9 +109,22 @@ def convert(  # long: an argument a line
     return replace(written, source=str(source), settings=settings, recipe=recipe, method=method)
 
 
-def _quantized(model: Any, checkpoint: Checkpoint, recipe: Recipe | None, method: str | None,
-               bits_per_weight: float | None, size: int | None) -> tuple[Recipe | None, dict[str, Setting]]:
-    """The recipe with what a budget made of it, and what became of each module of ``model``."""
+def _changed(model: Any, adapters: Mapping[Any, float], dequantized: bool, quantizing: bool,
+             dtype: mx.Dtype | None) -> Any:
+    if adapters:
+        attach_all(model, adapters)
+        fuse(model, dequantize=dequantized or quantizing)
+    if dequantized or (quantizing and is_quantized(model)):
+        dequantize(model, dtype)
+    if dtype is not None:
+        cast(model, dtype)
+    return model
+
+
+def _quantized(model: Any, again: Callable[[], Any], checkpoint: Checkpoint, recipe: Recipe | None,
+               method: str | None, bits_per_weight: float | None, size: int | None,
+               ) -> tuple[Recipe | None, dict[str, Setting]]:
+    """The recipe with what a budget made of it, and what became of each module of ``model``, which ``again`` makes."""
     if recipe is None:
         if (method, bits_per_weight, size) != (None, None, None):
             raise UsageError("there is nothing to quantize by", where="recipe", hint="Give a recipe.")
@@ -120,7 +133,19 @@ def _quantized(model: Any, checkpoint: Checkpoint, recipe: Recipe | None, method
         raise UsageError("a budget is either bits a weight or a size", where="size", hint="Give one of them.")
     if (bits_per_weight, size) != (None, None):
         recipe = solved(model, _tokenizer(checkpoint), recipe, bits_per_weight=bits_per_weight, size=size)
-    return recipe, tuned(method, model, _tokenizer(checkpoint), recipe) if method else quantize(model, recipe)
+    if method:
+        return recipe, tuned(method, model, _tokenizer(checkpoint), recipe)
+    return recipe, quantize(model, recipe, importance=_importance(model, again, checkpoint, recipe))
+
+
+def _importance(model: Any, again: Callable[[], Any], checkpoint: Checkpoint, recipe: Recipe) -> dict[str, mx.array]:
+    """What scales are fitted by; nothing where no scales are fitted, or where the model can't be fed a text."""
+    if not (recipe.fit and recipe.calibrate and recipe.base.mode == "affine"):
+        return {}
+    try:
+        return importance(again(), model, _tokenizer(checkpoint))
+    except (TokenizerError, UsageError):
+        return {}
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:

@@ -62,9 +62,9 @@ def test_the_mixed_recipe_spends_bits_where_they_matter(tmp_path):
     source = tiny.checkpoint(tmp_path / "m", num_hidden_layers=16)
     done = convert(source, tmp_path / "q", recipe=Recipe(Setting(4, 32)))
     bits = {path: setting.bits for path, setting in done.settings.items()}
-    assert bits["model.embed_tokens"] == bits["lm_head"] == 6
-    assert [bits[f"model.layers.{i}.mlp.down_proj"] for i in range(6)] == [6, 6, 4, 4, 6, 4]
-    assert bits["model.layers.15.self_attn.v_proj"] == 6 and bits["model.layers.3.self_attn.q_proj"] == 4
+    assert bits["model.embed_tokens"] == bits["lm_head"] == 5
+    assert [bits[f"model.layers.{i}.mlp.down_proj"] for i in (0, 1, 2, 13, 14, 15)] == [5, 5, 4, 4, 5, 5]
+    assert bits["model.layers.7.self_attn.v_proj"] == 6 and bits["model.layers.3.self_attn.q_proj"] == 4
     uniform = convert(source, tmp_path / "u", recipe=Recipe(Setting(4, 32), "uniform"))
     assert {s.bits for s in uniform.settings.values()} == {4}
     assert uniform.bits_per_weight < done.bits_per_weight
@@ -153,7 +153,7 @@ def test_memory_is_bounded_by_the_largest_tensor(tmp_path):
     """700 MB of weights whose largest tensor has 17 MB: the whole process stays under 200 MB."""
     source = tiny.checkpoint(tmp_path / "m", num_hidden_layers=1, hidden_size=1024, intermediate_size=4096,
                              head_dim=256)
-    _deepened(source, 11)
+    tiny.deepened(source, 11)
     program = ("import re, sys\nfrom mlxlm.convert import convert, Recipe, Setting\n"
                "convert(sys.argv[1], sys.argv[2], recipe=Recipe(Setting(8), fit=False), max_shard_bytes=10**9)\n"
                "print(int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) * 1024)")
@@ -211,17 +211,6 @@ def _sparse_experts(folder, experts, hidden, inner):
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
     return folder, experts * hidden * inner * 2
-
-
-def _deepened(folder, layers):
-    """The one layer's weights for every layer, so that a large checkpoint is made in no time."""
-    weights = mx.load(str(folder / "model.safetensors"))
-    one = {name: w for name, w in weights.items() if ".layers.0." in name}
-    for i in range(1, layers):
-        weights |= {name.replace(".layers.0.", f".layers.{i}."): w for name, w in one.items()}
-    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
 
 
 @pytest.mark.parametrize("inside", [".", "sub", "sub/deeper"])

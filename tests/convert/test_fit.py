@@ -7,13 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxlm.checkpoint.bits import pack, unpack
-from mlxlm.convert.fit import fitted
+from mlxlm.convert.fit import LEAST, evened, fitted
 
 BITS = (2, 3, 4, 5, 6, 8)
 
 
 def restored(parts, bits, group):
     return np.array(mx.dequantize(*parts, group_size=group, bits=bits).astype(mx.float32))
+
+
+def as_floats(parts, bits):
+    """What (rows, 256) numbers in groups of 64 stand for, before any rounding of the results."""
+    codes = np.array(unpack(parts[0], bits)).astype(np.float64).reshape(-1, 4, 64)
+    scales, biases = (np.array(p.astype(mx.float32)).astype(np.float64)[..., None] for p in parts[1:])
+    return (codes * scales + biases).reshape(-1, 256)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -40,6 +47,39 @@ def test_the_error_is_below_that_of_min_and_max(bits, group, dtype):
     weight = exact**2 + (exact.reshape(48, -1, group) ** 2).mean(-1).repeat(group, -1)
     error = [(weight * (restored(p, bits, group) - exact) ** 2).sum() for p in (ours, plain)]
     assert error[0] < error[1]
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize("bits", BITS)
+def test_no_group_is_worse_than_mlx_leaves_it(bits, dtype):
+    """Under the weights that are fitted by, group by group: normal, one-sided, sparse and constant numbers."""
+    rng = np.random.default_rng(bits)
+    rows = np.concatenate([rng.standard_normal((16, 256)), rng.random((8, 256)), -rng.random((8, 256)) - 3,
+                           rng.standard_normal((8, 256)) * (rng.random((8, 256)) > 0.9), np.full((2, 256), 0.3)])
+    w = mx.array(rows.astype(np.float32)).astype(dtype)
+    counts = rng.random(256).astype(np.float32) ** 8
+    exact, weight = np.array(w.astype(mx.float32)).astype(np.float64), counts / counts.mean() + LEAST
+    ours, plain = fitted(w, bits, 64, mx.array(counts)), mx.quantize(w, group_size=64, bits=bits)
+    error = [(weight * (as_floats(p, bits) - exact) ** 2).reshape(42, 4, 64).sum(-1) for p in (ours, plain)]
+    assert (error[0] <= error[1] * (1 + 1e-4) + 1e-9).all()
+    assert error[0].sum() < error[1].sum()
+
+
+def test_what_is_fed_more_is_kept_better():
+    w, counts = mx.random.normal((64, 128), key=mx.random.key(0)), np.ones(128, np.float32)
+    counts[5] = 400
+    known, blind = (restored(fitted(w, 3, 64, c), 3, 64) - np.array(w) for c in (mx.array(counts), None))
+    assert (counts * known**2).sum() < 0.5 * (counts * blind**2).sum()
+    nothing = fitted(w, 3, 64, mx.zeros(128))
+    assert all((a == b).all().item() for a, b in zip(nothing, fitted(w, 3, 64, mx.ones(128)), strict=True))
+
+
+def test_inputs_with_small_weights_are_taken_for_large():
+    w = np.random.default_rng(0).standard_normal((3, 50, 64)).astype(np.float32)
+    w[..., 7] = 0
+    got, wanted = np.array(evened(mx.array(w))), 1 / np.delete((w**2).mean((0, 1)), 7)
+    np.testing.assert_allclose(np.delete(got, 7), wanted, rtol=1e-5)
+    assert np.isfinite(got).all() and got[7] > wanted.max()
 
 
 @settings(max_examples=60)
