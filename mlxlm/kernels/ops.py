@@ -11,6 +11,7 @@ results, for both versions:
   ``mx.fast.scaled_dot_product_attention``; ``mask`` is None, "causal", or a boolean or additive array that
   broadcasts to (B, Hq, L, S); ``sinks`` (Hq,).
 - ``argmax(x)``: the place of the largest number over the last axis, uint32; the first among equals.
+- ``silu(x)``: x sigmoid(x); ``relu2(x)``: the square of what is positive; any shape.
 - ``swiglu(gate, up)``: silu(gate) * up, same shapes; ``geglu(gate, up)``: gelu(gate) * up, by gelu's tanh form.
 - ``linear(x, weight, bias)``: x (..., K) by weight (N, K), result (..., N).
 - ``quantized_matmul(x, w, scales, biases, *, transpose, group_size, bits, mode)``: as ``mx.quantized_matmul``, but the
@@ -29,8 +30,8 @@ from mlxlm.kernels.recurrent import delta_scan, selective_scan, ssm_scan
 
 __all__ = [
     "argmax", "attention", "causal_conv", "delta_scan", "gather_mm", "gather_qmm", "geglu", "layer_norm", "linear",
-    "native", "quantized_embedding", "quantized_linear", "quantized_matmul", "rms_norm", "rope", "selective_scan",
-    "ssm_scan", "swiglu",
+    "native", "quantized_embedding", "quantized_linear", "quantized_matmul", "relu2", "rms_norm", "rope",
+    "selective_scan", "silu", "ssm_scan", "swiglu",
 ]
 
 native = CHOICE.module  # None where there is none; what has no plain twin is asked of it by layers.fused
@@ -51,6 +52,8 @@ linear = _pick("linear")
 quantized_embedding = _pick("quantized_embedding")
 quantized_linear = _pick("quantized_linear")
 quantized_matmul = _pick("quantized_matmul")
+relu2 = _pick("relu2")
 rms_norm = _pick("rms_norm")
 rope = _pick("rope")
+silu = _pick("silu")
 swiglu = _pick("swiglu")

@@ -36,6 +36,14 @@ def argmax(x):
     return mx.argmax(x, axis=-1)
 
 
+def silu(x):
+    return x * mx.sigmoid(x)
+
+
+def relu2(x):
+    return mx.square(mx.maximum(x, 0))
+
+
 def swiglu(gate, up):
     return gate * mx.sigmoid(gate) * up
 

@@ -7,7 +7,7 @@ import mlx.nn as nn
 
 from ..cache import RecurrentCache
 from ..kernels import ops
-from .mlp import swiglu
+from .mlp import native, swiglu
 
 
 def parts(x: mx.array, n: int) -> mx.array:
@@ -81,7 +81,7 @@ class Mamba2(nn.Module):
     def __call__(self, x: mx.array, cache, step) -> mx.array:
         valid = step.valid()
         gate, xbc, dt = mx.split(self.in_proj(x), self._cuts[0], axis=-1)
-        xbc = self._act(causal_conv(self.conv1d, xbc, cache, 0, valid))
+        xbc = native(self._act)(causal_conv(self.conv1d, xbc, cache, 0, valid))
         xs, b, c = mx.split(xbc, self._cuts[1], axis=-1)
         dt = mx.clip(nn.softplus(dt.astype(mx.float32) + self.dt_bias), *self.dt_limit)
         if valid is not None:

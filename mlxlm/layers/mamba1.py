@@ -8,7 +8,7 @@ import mlx.nn as nn
 from ..cache import RecurrentCache
 from ..kernels import ops
 from .mamba import causal_conv
-from .mlp import swiglu
+from .mlp import native, swiglu
 
 
 class Mamba(nn.Module):
@@ -45,7 +45,7 @@ class Mamba(nn.Module):
     def __call__(self, x: mx.array, cache, step) -> mx.array:
         valid = step.valid()
         xs, gate = mx.split(self.in_proj(x), 2, axis=-1)
-        xs = self._act(causal_conv(self.conv1d, xs, cache, 0, valid))
+        xs = native(self._act)(causal_conv(self.conv1d, xs, cache, 0, valid))
         dt, b, c = mx.split(self.x_proj(xs), self._cuts, axis=-1)
         if self._normed:
             dt, b, c = self.dt_layernorm(dt), self.b_layernorm(b), self.c_layernorm(c)

@@ -46,6 +46,20 @@ def test_swiglu(shape, D, dtype, size):
 
 
 @given(shape=shapes, D=st.integers(1, 150), dtype=dtypes, size=st.sampled_from((1, 30, 200)))
+def test_activations(shape, D, dtype, size):
+    x = random(np.random.default_rng(D), (*shape, D), dtype, size)
+    a = numbers(x)
+    with np.errstate(over="ignore"):
+        want = a / (1 + np.exp(-a))
+    check(ops.silu(x), want, abs(want), dtype, terms=1e-6)
+    x = x * 0.125  # whose squares float16 holds
+    a = numbers(x)
+    check(ops.relu2(x), np.maximum(a, 0) ** 2, a * a, dtype, terms=1e-6)
+    slope = mx.grad(lambda x: ops.relu2(x).sum())(x.astype(mx.float32))
+    check(slope, 2 * np.maximum(a, 0), abs(a))
+
+
+@given(shape=shapes, D=st.integers(1, 150), dtype=dtypes, size=st.sampled_from((1, 30, 200)))
 def test_geglu(shape, D, dtype, size):
     rng = np.random.default_rng(D)
     gate, up = random(rng, (*shape, D), dtype, size), random(rng, (*shape, D), dtype)

@@ -131,6 +131,8 @@ NB_MODULE(_cpu, m) {
   m.def("rms_norm", &op_rms_norm, "x"_a, "weight"_a.none(), "eps"_a);
   m.def("layer_norm", &op_layer_norm, "x"_a, "weight"_a.none(), "bias"_a.none(), "eps"_a);
   m.def("argmax", &op_argmax, "x"_a);
+  m.def("silu", &op_silu, "x"_a);
+  m.def("relu2", &op_relu2, "x"_a);
   m.def("swiglu", &op_swiglu, "gate"_a, "up"_a);
   m.def("geglu", &op_geglu, "gate"_a, "up"_a);
   m.def("linear", &op_linear, "x"_a, "weight"_a, "bias"_a = nb::none());

@@ -68,8 +68,13 @@ mx::array plain_gelu(const mx::array& x) {
   return mx::multiply(mx::multiply(number(0.5f), x), mx::add(number(1), mx::tanh(u)));
 }
 
-mx::array plain_gated(Gate kind, const mx::array& gate, const mx::array& up) {
-  return mx::multiply(kind == Gate::silu ? mx::multiply(gate, mx::sigmoid(gate)) : plain_gelu(gate), up);
+mx::array plain_opened(Gate kind, const mx::array& x) {
+  if (kind == Gate::squared_relu) return mx::square(mx::maximum(x, mx::array(0.f, x.dtype())));
+  return kind == Gate::silu ? mx::multiply(x, mx::sigmoid(x)) : plain_gelu(x);
+}
+
+mx::array plain_gated(Gate kind, const mx::array& gate, const MaybeArray& up) {
+  return up ? mx::multiply(plain_opened(kind, gate), *up) : plain_opened(kind, gate);
 }
 
 class Gated : public Kernel {
@@ -77,13 +82,16 @@ class Gated : public Kernel {
   Gated(mx::Stream s, Gate kind) : Kernel(s), kind_(kind) {}
   const char* name() const override { return "mlxlm.Gated"; }
 
-  mx::array plain(const std::vector<mx::array>& in) const override { return plain_gated(kind_, in[0], in[1]); }
+  mx::array plain(const std::vector<mx::array>& in) const override {
+    return plain_gated(kind_, in[0], in.size() > 1 ? MaybeArray(in[1]) : std::nullopt);
+  }
 
   void eval_cpu(const std::vector<mx::array>& in, mx::array& out) override {
     allocate(out);
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    encoder.dispatch([gate = row_major(in[0], encoder), up = row_major(in[1], encoder), to = out.data<void>(),
-                      kind = kind_, type = kernel_type(out.dtype()), count = int64_t(out.size())] {
+    const void* up = in.size() > 1 ? row_major(in[1], encoder) : nullptr;
+    encoder.dispatch([gate = row_major(in[0], encoder), up, to = out.data<void>(), kind = kind_,
+                      type = kernel_type(out.dtype()), count = int64_t(out.size())] {
       kernels().gated(type, kind, gate, up, to, count);
     });
   }
@@ -92,11 +100,13 @@ class Gated : public Kernel {
   Gate kind_;
 };
 
-mx::array op_gated(Gate kind, const mx::array& gate, const mx::array& up) {
-  if (!on_cpu() || !is_kernel_float(gate.dtype()) || gate.dtype() != up.dtype() || gate.shape() != up.shape() ||
-      gate.size() == 0)
+mx::array op_gated(Gate kind, const mx::array& gate, const MaybeArray& up) {
+  if (!on_cpu() || !is_kernel_float(gate.dtype()) || gate.size() == 0 ||
+      (up && (gate.dtype() != up->dtype() || gate.shape() != up->shape())))
     return plain_gated(kind, gate, up);
-  return mx::array(gate.shape(), gate.dtype(), std::make_shared<Gated>(cpu_stream(), kind), {gate, up});
+  std::vector<mx::array> inputs{gate};
+  if (up) inputs.push_back(*up);
+  return mx::array(gate.shape(), gate.dtype(), std::make_shared<Gated>(cpu_stream(), kind), std::move(inputs));
 }
 
 class ArgMax : public Kernel {
@@ -145,6 +155,10 @@ mx::array op_argmax(const mx::array& x) {
   shape.pop_back();
   return mx::array(std::move(shape), mx::uint32, std::make_shared<ArgMax>(cpu_stream()), {x});
 }
+
+mx::array op_silu(const mx::array& x) { return op_gated(Gate::silu, x, std::nullopt); }
+
+mx::array op_relu2(const mx::array& x) { return op_gated(Gate::squared_relu, x, std::nullopt); }
 
 mx::array op_swiglu(const mx::array& gate, const mx::array& up) { return op_gated(Gate::silu, gate, up); }
 

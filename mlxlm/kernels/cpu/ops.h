@@ -30,6 +30,8 @@ mx::array op_linear(const mx::array& x, const mx::array& weight, const MaybeArra
 mx::array op_rms_norm(const mx::array& x, const MaybeArray& weight, float eps);
 mx::array op_layer_norm(const mx::array& x, const MaybeArray& weight, const MaybeArray& bias, float eps);
 mx::array op_argmax(const mx::array& x);
+mx::array op_silu(const mx::array& x);
+mx::array op_relu2(const mx::array& x);
 mx::array op_swiglu(const mx::array& gate, const mx::array& up);
 mx::array op_geglu(const mx::array& gate, const mx::array& up);
 mx::array op_rope(const mx::array& x, int dims, bool traditional, std::optional<float> base, float scale,

@@ -80,8 +80,12 @@ void layer_norm(Dtype type, const void* x, const float* weight, const float* bia
   });
 }
 
-// Both gates are x sigmoid(t(x)): 1 + tanh(u) is 2 sigmoid(2 u).
+// The first two are x sigmoid(t(x)): 1 + tanh(u) is 2 sigmoid(2 u).
 inline V opened(V x, Gate gate) {
+  if (gate == Gate::squared_relu) {
+    const V open = x < 0.f ? V{} : x;  // NaN stays
+    return open * open;
+  }
   const V t = gate == Gate::silu ? x : x * fma(x * x, splat(0.0713548162726f), splat(1.59576912161f));
   return x / (vexp(-t) + 1.f);
 }
@@ -93,8 +97,10 @@ void gated(Dtype type, Gate kind, const void* gate, const void* up, void* out, i
     in_parts((count + W - 1) / W, 4 * W, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin * W; i < end * W; i += W) {
         const int left = int(lesser(count - i, int64_t(W)));
-        if (left == W) store(o + i, opened(load(g + i), kind) * load(u + i));
-        else store_n(o + i, opened(load_n(g + i, left), kind) * load_n(u + i, left), left);
+        V y = opened(left == W ? load(g + i) : load_n(g + i, left), kind);
+        if (u) y *= left == W ? load(u + i) : load_n(u + i, left);
+        if (left == W) store(o + i, y);
+        else store_n(o + i, y, left);
       }
     });
   });

@@ -1,5 +1,7 @@
 // Recurrences over positions, one after another, the state staying in the cache: heads and columns are what runs at once.
 #pragma once
+#include <type_traits>
+
 #include "pool.h"
 #include "simd.h"
 
@@ -11,16 +13,16 @@ inline void store_up_to(float* p, V v, int n) {
   else store_n(p, v, n);
 }
 
-// One position for R rows of a head's state, from `state` on: h = decay h + x b, y = h . c
+// One position for R rows of a head's state, `from` before it and `state` after it: h = decay h + x b, y = h . c
 template <int R>
-inline void state_space_rows(float* state, float decay, float dt, const float* x, const float* b, const float* c, int N,
+inline void state_space_rows(const float* from, float* state, float decay, float dt, const float* x, const float* b, const float* c, int N,
                              float* y) {
   V total[R] = {};
   for (int n = 0; n < N; n += W) {
     const V bn = load_up_to(b + n, N - n), cn = load_up_to(c + n, N - n);
     UNROLL for (int r = 0; r < R; r++) {
       float* at = state + r * N + n;
-      const V h = fma(splat(dt * x[r]), bn, load_up_to(at, N - n) * decay);
+      const V h = fma(splat(dt * x[r]), bn, load_up_to(from + r * N + n, N - n) * decay);
       store_up_to(at, h, N - n);
       total[r] = fma(h, cn, total[r]);
     }
@@ -87,16 +89,20 @@ void state_space(const StateSpace& s) {
   parallel_for(s.B * s.H, [&](int task) {
     const int batch = task / s.H, head = task % s.H, group = head / (s.H / s.G);
     float* state = s.last + task * size;
-    __builtin_memcpy(state, s.state + task * size, sizeof(float) * size);
     for (int l = 0; l < s.L; l++) {
+      const float* from = l ? state : s.state + task * size;
       const size_t at = size_t(batch) * s.L + l;
       const float dt = s.dt[at * s.H + head], decay = vexp(splat(dt * s.a[head]))[0];
       const float *x = s.x + (at * s.H + head) * s.P, *b = s.b + (at * s.G + group) * s.N;
       const float* c = s.c + (at * s.G + group) * s.N;
       float* y = s.y + (at * s.H + head) * s.P;
       int p = 0;
-      for (; p + 4 <= s.P; p += 4) state_space_rows<4>(state + size_t(p) * s.N, decay, dt, x + p, b, c, s.N, y + p);
-      for (; p < s.P; p++) state_space_rows<1>(state + size_t(p) * s.N, decay, dt, x + p, b, c, s.N, y + p);
+      const auto rows = [&]<int R>(std::integral_constant<int, R>) {
+        const size_t row = size_t(p) * s.N;
+        state_space_rows<R>(from + row, state + row, decay, dt, x + p, b, c, s.N, y + p);
+      };
+      for (; p + 4 <= s.P; p += 4) rows(std::integral_constant<int, 4>());
+      for (; p < s.P; p++) rows(std::integral_constant<int, 1>());
     }
   });
 }

@@ -15,6 +15,7 @@ struct Table {
   void (*rms_norm)(Dtype, const void* x, const float* weight, float eps, void* out, Dtype out_type, int64_t rows, int D);
   void (*layer_norm)(Dtype, const void* x, const float* weight, const float* bias, float eps, void* out, Dtype out_type,
                      int64_t rows, int D);
+  // `up` is null where the opened gate is all that is asked for.
   void (*gated)(Dtype, Gate, const void* gate, const void* up, void* out, int64_t count);
   void (*squared_relu)(Dtype, void* x, int64_t count);
   void (*add)(Dtype, const void* a, const void* b, void* out, int64_t count);

@@ -13,8 +13,9 @@ enum class ScaleType : int { f32, bf16, f16, e8m0, e4m3 };
 // How a weight's code becomes a number: affine is code * scale + bias; the others are code * scale.
 enum class Format : int { affine, fp4, fp8 };
 
-// What a gated unit makes of its gate: x sigmoid(x), or the tanh form of x times the normal distribution's integral.
-enum class Gate : int { silu, gelu_tanh };
+// What a gated unit makes of its gate: x sigmoid(x), or the tanh form of x times the normal distribution's integral, or
+// the square of what is positive.
+enum class Gate : int { silu, gelu_tanh, squared_relu };
 
 struct bf16 {
   uint16_t bits;

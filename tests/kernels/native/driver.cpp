@@ -193,6 +193,7 @@ void pointwise(Maker& make) {
   for (int i = 0; i < D; i++) compare(type, out.as<void>(), i, read(type, x.as<void>(), i) * w.as<float>()[i] / std::sqrt(squares / D), 1);
   kernels().layer_norm(type, x.as<void>(), w.as<float>(), w.as<float>(), 1e-5f, out.as<void>(), type, rows, D);
   kernels().gated(type, Gate(make.upto(2)), x.as<void>(), y.as<void>(), out.as<void>(), int64_t(count));
+  kernels().gated(type, Gate(make.upto(3)), x.as<void>(), nullptr, out.as<void>(), int64_t(count));
   kernels().add(type, x.as<void>(), y.as<void>(), out.as<void>(), int64_t(count));
   for (size_t i = 0; i < count; i++) compare(type, out.as<void>(), i, double(read(type, x.as<void>(), i)) + read(type, y.as<void>(), i), 1);
   Exact angles = numbers(make, Dtype::f32, count);
