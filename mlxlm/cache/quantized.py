@@ -20,6 +20,11 @@ class Packed:
         self.group_size, self.bits = group_size, bits
 
     @property
+    def arrays(self) -> list[mx.array]:
+        """The codes (B, heads, S, dim * bits / 32), scales and biases (B, heads, S, dim / group_size)."""
+        return [self.weight, self.scales, self.biases]
+
+    @property
     def dtype(self) -> mx.Dtype:
         return self.scales.dtype
 

@@ -17,8 +17,8 @@ VARIABLE = "MLXLM_KERNELS"
 INSTRUCTION_SETS = ("scalar", "avx2", "avx512", "avx512bf16")
 # What an extension must offer; one that was built before the newest of these is as good as none.
 OPERATIONS = ("attention", "block", "causal_conv", "delta_scan", "experts_step", "gather_mm", "gather_qmm", "geglu",
-              "layer_norm", "linear", "quantized_embedding", "quantized_linear", "quantized_matmul", "rms_norm", "rope",
-              "selective_scan", "ssm_scan", "swiglu")
+              "layer_norm", "linear", "packed_attention", "quantized_embedding", "quantized_linear",
+              "quantized_matmul", "rms_norm", "rope", "selective_scan", "ssm_scan", "swiglu")
 
 
 @dataclass(frozen=True)

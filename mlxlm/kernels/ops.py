@@ -7,9 +7,9 @@ results, for both versions:
 - ``layer_norm(x, weight, bias, eps)``: over the last axis; ``weight`` and ``bias`` (D,) or None.
 - ``rope(x, dims, *, traditional, base, scale, offset, freqs)``: x (B, ..., L, D), as ``mx.fast.rope``; ``offset`` is
   an int or an array of () or (B,); ``base`` is ignored where ``freqs`` (dims/2,) is given.
-- ``attention(q, k, v, *, scale, mask, sinks)``: q (B, Hq, L, D), k (B, Hk, S, D), v (B, Hk, S, Dv), as
+- ``attention(q, k, v, *, scale, mask, sinks, cap)``: q (B, Hq, L, D), k (B, Hk, S, D), v (B, Hk, S, Dv), as
   ``mx.fast.scaled_dot_product_attention``; ``mask`` is None, "causal", or a boolean or additive array that
-  broadcasts to (B, Hq, L, S); ``sinks`` (Hq,).
+  broadcasts to (B, Hq, L, S); ``sinks`` (Hq,). With a ``cap`` scores become cap * tanh(score / cap) before the mask.
 - ``argmax(x)``: the place of the largest number over the last axis, uint32; the first among equals.
 - ``silu(x)``: x sigmoid(x); ``relu2(x)``: the square of what is positive; any shape.
 - ``swiglu(gate, up)``: silu(gate) * up, same shapes; ``geglu(gate, up)``: gelu(gate) * up, by gelu's tanh form.
@@ -34,7 +34,7 @@ __all__ = [
     "selective_scan", "silu", "ssm_scan", "swiglu",
 ]
 
-native = CHOICE.module  # None where there is none; what has no plain twin is asked of it by layers.fused
+native = CHOICE.module  # None where there is none; what has no plain twin is asked of it by layers
 
 
 def _pick(name: str):

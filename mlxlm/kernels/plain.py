@@ -23,8 +23,36 @@ def rope(x, dims, *, traditional=False, base=10000.0, scale=1.0, offset=0, freqs
     )
 
 
-def attention(q, k, v, *, scale, mask=None, sinks=None):
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask, sinks=sinks)
+def attention(q, k, v, *, scale, mask=None, sinks=None, cap=None):
+    if cap is None:
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask, sinks=sinks)
+    (b, heads, length, _), (kv_heads, total) = q.shape, k.shape[1:3]
+    scores = mx.unflatten(q * scale, 1, (kv_heads, -1)) @ k[:, :, None].swapaxes(-1, -2)
+    scores = cap * mx.tanh(scores / cap)
+    if mask == "causal" if isinstance(mask, str) else mask is not None:
+        visible = by_key_head(seen(mask, length, total), kv_heads)
+        hidden = mx.array(mx.finfo(scores.dtype).min, scores.dtype)
+        scores = mx.where(visible, scores, hidden) if visible.dtype == mx.bool_ else scores + visible
+    if sinks is not None:
+        column = mx.unflatten(sinks[None, :, None, None].astype(scores.dtype), 1, (kv_heads, -1))
+        scores = mx.concatenate([mx.broadcast_to(column, (*scores.shape[:-1], 1)), scores], axis=-1)
+    weights = mx.softmax(scores, axis=-1, precise=True)[..., -total:]
+    return (weights @ v[:, :, None]).reshape(b, heads, length, -1)
+
+
+def seen(mask, length: int, total: int) -> mx.array:
+    """"causal" as booleans (length, total); an array as it is."""
+    if not isinstance(mask, str):
+        return mask
+    return mx.arange(total) <= mx.arange(total - length, total)[:, None]
+
+
+def by_key_head(mask: mx.array, kv_heads: int) -> mx.array:
+    """A mask that broadcasts to (B, heads, L, S) as one for (B, kv_heads, heads / kv_heads, L, S)."""
+    if mask.ndim < 3:
+        return mask
+    mask = mask[None] if mask.ndim == 3 else mask
+    return mask[:, :, None] if mask.shape[1] == 1 else mx.unflatten(mask, 1, (kv_heads, -1))
 
 
 def causal_conv(x, weight, bias=None):

@@ -7,20 +7,26 @@ import mlx.nn as nn
 
 from ..cache import KVCache, Packed, SlidingCache
 from ..kernels import ops
+from ..kernels.plain import by_key_head, seen
 
 FEW = 16  # queries up to which packed tokens are counted with as they are; more of them pay for unpacking
 
 
-def attend(q, k, v, *, scale: float, mask, sinks=None) -> mx.array:
+def attend(q, k, v, *, scale: float, mask, sinks=None, cap: float | None = None) -> mx.array:
     """Softmax attention: q (B, heads, L, dim), k and v (B, kv_heads, S, dim) to (B, heads, L, v_dim).
 
-    k and v may be `Packed`, as a quantized cache hands them out.
+    k and v may be `Packed`, as a quantized cache hands them out. With a ``cap`` scores are squashed to (-cap, cap).
     """
     if isinstance(k, Packed):
-        if q.shape[2] <= FEW and sinks is None:
+        if ops.native is not None and k.bits == v.bits and k.group_size == v.group_size:
+            y = ops.native.packed_attention(q, k.arrays, v.arrays, group_size=k.group_size, bits=k.bits, scale=scale,
+                                            mask=mask, sinks=sinks, cap=cap)
+            if y is not None:
+                return y
+        if q.shape[2] <= FEW and sinks is None and cap is None:
             return attend_packed(q, k, v, scale=scale, mask=mask)
         k, v = k.unpacked(), v.unpacked()
-    return ops.attention(q, k, v, scale=scale, mask=mask, sinks=sinks)
+    return ops.attention(q, k, v, scale=scale, mask=mask, sinks=sinks, cap=cap)
 
 
 def attend_packed(q, k: Packed, v: Packed, *, scale: float, mask) -> mx.array:
@@ -30,9 +36,8 @@ def attend_packed(q, k: Packed, v: Packed, *, scale: float, mask) -> mx.array:
     # The queries of one key's heads stand under one another: (B, kv_heads, heads / kv_heads * L, dim).
     scores = k.product((q * scale).reshape(b, kv_heads, -1, dim), transpose=True)
     scores = scores.reshape(b, kv_heads, -1, length, total)
-    visible = seen(mask, length, total)
-    if visible is not None:
-        visible = _by_key_head(visible, kv_heads)
+    if mask is not None:
+        visible = by_key_head(seen(mask, length, total), kv_heads)
         if visible.dtype == mx.bool_:
             scores = mx.where(visible, scores, mx.array(-mx.inf, scores.dtype))
         else:
@@ -41,42 +46,22 @@ def attend_packed(q, k: Packed, v: Packed, *, scale: float, mask) -> mx.array:
     return v.product(weights, transpose=False).reshape(b, heads, length, -1).astype(q.dtype)
 
 
-def _by_key_head(mask: mx.array, kv_heads: int) -> mx.array:
-    """A mask that broadcasts to (B, heads, L, S) as one for (B, kv_heads, heads / kv_heads, L, S)."""
-    if mask.ndim < 3:
-        return mask
-    mask = mask[None] if mask.ndim == 3 else mask
-    return mask[:, :, None] if mask.shape[1] == 1 else mx.unflatten(mask, 1, (kv_heads, -1))
-
-
 def softcap(x: mx.array, cap: float) -> mx.array:
     """x squashed to (-cap, cap)."""
     return cap * mx.tanh(x / cap)
 
 
-def seen(mask, length: int, total: int) -> mx.array | None:
-    """A mask in any of Step's forms as booleans that broadcast to (B, 1, length, total), or None."""
-    if not isinstance(mask, str):
-        return mask
-    return mx.arange(total) <= mx.arange(total - length, total)[:, None]
-
-
-def softcapped(cap: float) -> Callable:
+class Softcapped:
     """An ``attend`` whose scores are squashed to (-cap, cap)."""
 
-    def attend(q, k, v, *, scale: float, mask, sinks=None) -> mx.array:
-        k, v = (t.unpacked() if isinstance(t, Packed) else t for t in (k, v))
-        b, heads, length, _ = q.shape
-        q = q.reshape(b, k.shape[1], -1, length, q.shape[-1])
-        scores = softcap((q * scale) @ k[:, :, None].swapaxes(-1, -2), cap)
-        visible = seen(mask, length, k.shape[2])
-        if visible is not None:
-            visible = visible[:, :, None] if visible.ndim == 4 else visible
-            scores = mx.where(visible, scores, mx.array(-mx.inf, scores.dtype))
-        out = mx.softmax(scores, axis=-1, precise=True) @ v[:, :, None]
-        return out.reshape(b, heads, length, -1)
+    def __init__(self, cap: float):
+        self.cap = cap
 
-    return attend
+    def __call__(self, q, k, v, *, scale: float, mask, sinks=None) -> mx.array:
+        return attend(q, k, v, scale=scale, mask=mask, sinks=sinks, cap=self.cap)
+
+
+softcapped = Softcapped
 
 
 def alibi(slopes: mx.array) -> Callable:
@@ -86,8 +71,7 @@ def alibi(slopes: mx.array) -> Callable:
         length, total = q.shape[2], k.shape[2]
         distance = mx.arange(total - length, total)[:, None] - mx.arange(total)
         bias = -slopes[:, None, None] * distance
-        visible = seen(mask, length, total)
-        bias = bias[None] if visible is None else mx.where(visible, bias, -mx.inf)
+        bias = bias[None] if mask is None else mx.where(seen(mask, length, total), bias, -mx.inf)
         return attend(q, k, v, scale=scale, mask=bias.astype(q.dtype), sinks=sinks)
 
     return attend_alibi

@@ -16,7 +16,7 @@ import mlx.nn as nn
 
 from ..cache import KVCache, SlidingCache
 from ..kernels import modules, ops
-from .attention import Attention, attend
+from .attention import Attention, Softcapped, attend
 from .experts import Experts, ExpertsMLP, QuantizedSwitchLinear
 from .mlp import GatedMLP, geglu, swiglu
 from .norms import RMSNorm, UnitOffsetRMSNorm
@@ -62,7 +62,8 @@ class Plan:
         return self._made_for + [(parent, name, parent[name]) for parent, name in self._arrays if name != "freqs"]
 
     def _shape(self, native: Any, mixer: Any, mlp: Any, norms: Sequence[Any]):
-        if type(mixer) is not Attention or mixer._attend is not attend or mixer._clip is not None:
+        capped = type(mixer) is Attention and type(mixer._attend) is Softcapped
+        if type(mixer) is not Attention or mixer._clip is not None or not (capped or mixer._attend is attend):
             return None
         if mixer._rope is not None and type(mixer._rope) is not RoPE:
             return None
@@ -81,7 +82,8 @@ class Plan:
         self._place(mixer, linears, head_norms, used)
         return native.Block.make(
             linears[0]["weight"].shape[0] // mixer.head_dim, linears[1]["weight"].shape[0] // mixer.head_dim,
-            mixer.head_dim, mixer.scale, [_norm(n) for n in head_norms], "sinks" in mixer,
+            mixer.head_dim, mixer.scale, mixer._attend.cap if capped else 0.0, [_norm(n) for n in head_norms],
+            "sinks" in mixer,
             None if self.rope is None else self.rope.native_shape, given, [_norm(n) for n in used],
             _GATES[mlp._glu] if self.with_mlp else None,
         )

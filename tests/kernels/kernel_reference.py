@@ -64,11 +64,13 @@ def softmax(scores, sinks=None):
     return e / total
 
 
-def attention(q, k, v, scale, mask=None, sinks=None):
+def attention(q, k, v, scale, mask=None, sinks=None, cap=None):
     """q (B, Hq, L, D), k and v (B, Hk, S, D or Dv) in float64; mask as ops.attention takes it, arrays as numpy."""
     group, (L, S) = q.shape[1] // k.shape[1], (q.shape[2], k.shape[2])
     k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
     scores = q @ k.swapaxes(-1, -2) * scale
+    if cap is not None:
+        scores = cap * np.tanh(scores / cap)
     if isinstance(mask, str):
         mask = np.arange(S) <= np.arange(L)[:, None] + S - L
     if mask is not None:

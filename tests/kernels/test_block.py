@@ -22,9 +22,11 @@ from mlxlm.layers import (
     RMSNorm,
     Sandwich,
     UnitOffsetRMSNorm,
+    attend,
     fused,
     geglu,
     make_rope,
+    softcapped,
     swiglu,
 )
 
@@ -41,13 +43,14 @@ def filled(module: nn.Module, seed: int, dtype: mx.Dtype) -> Any:
 
 
 def make_block(kind, *, dtype=mx.float32, quantized=None, head_norms=False, bias=False, rope="half", window=None,
-               sinks=False, glu=swiglu, seed=0) -> Any:
+               sinks=False, glu=swiglu, cap=None, seed=0) -> Any:
     norm = {PreNorm: RMSNorm, Sandwich: UnitOffsetRMSNorm}[kind]
     turn = None if rope is None else make_rope(
         HEAD_DIM if rope != "part" else 16, {"rope_theta": 100.0}, max_positions=512, interleaved=rope == "pairs")
     attention = Attention(
         DIM, HEADS, KV_HEADS, HEAD_DIM, rope=turn, window=window, bias=bias, sinks=sinks,
-        q_norm=norm(HEAD_DIM, 1e-5) if head_norms else None, k_norm=norm(HEAD_DIM, 1e-5) if head_norms else None)
+        q_norm=norm(HEAD_DIM, 1e-5) if head_norms else None, k_norm=norm(HEAD_DIM, 1e-5) if head_norms else None,
+        attend=attend if cap is None else softcapped(cap))
     block = filled(kind(attention, GatedMLP(DIM, 192, glu=glu, bias=bias), lambda: norm(DIM, 1e-6)), seed, dtype)
     if quantized:
         nn.quantize(block, **quantized)
@@ -111,11 +114,12 @@ QUANTIZED = (None, {"group_size": 32, "bits": 4}, {"group_size": 64, "bits": 8},
     kind=st.sampled_from((PreNorm, Sandwich)), dtype=st.sampled_from(list(DTYPES.values())),
     quantized=st.sampled_from(QUANTIZED), head_norms=st.booleans(), bias=st.booleans(),
     rope=st.sampled_from((None, "half", "pairs", "part")), window=st.sampled_from((None, 7)), sinks=st.booleans(),
-    glu=st.sampled_from((swiglu, geglu)), padded=st.booleans(), seed=st.integers(0, 99),
+    glu=st.sampled_from((swiglu, geglu)), cap=st.sampled_from((None, 3.0)), padded=st.booleans(),
+    seed=st.integers(0, 99),
 )
-def test_any_block(kind, dtype, quantized, head_norms, bias, rope, window, sinks, glu, padded, seed):
+def test_any_block(kind, dtype, quantized, head_norms, bias, rope, window, sinks, glu, cap, padded, seed):
     block = make_block(kind, dtype=dtype, quantized=quantized, head_norms=head_norms, bias=bias, rope=rope,
-                       window=window, sinks=sinks, glu=glu, seed=seed)
+                       window=window, sinks=sinks, glu=glu, cap=cap, seed=seed)
     agree(block, (11, 1, 1, 3, 1, 4), dtype, [2, 0] if padded else None)
 
 

@@ -26,6 +26,11 @@ inline void apply_mask(const Attention& a, int b, int h, int l, int s, int count
   });
 }
 
+// cap * tanh(score / cap) for `count` scores, to whole vectors.
+inline void squash(float cap, float* scores, int count) {
+  for (int i = 0; i < count; i += W) store(scores + i, cap * vtanh(load(scores + i) / cap));
+}
+
 inline bool has_array(const Attention& a) { return a.mask.kind >= Mask::boolean; }
 
 }  // namespace

@@ -2,7 +2,9 @@
 // softmax is kept up to date as they do, so that no matrix of scores exists.
 #pragma once
 #include "attention_mask.h"
+#include "attention_rows.h"
 #include "tile.h"
+#include "tile_pairs.h"
 
 namespace {
 
@@ -44,18 +46,66 @@ inline void load_queries(const Attention& a, const Tile& t, float* out) {
   }
 }
 
-// Rows of keys as f32: in place where they are f32 already, else widened into `buffer`.
-template <class T>
-inline void key_rows(const T* k, int64_t stride, int count, int D, float* buffer, const float** out) {
-  for (int s = 0; s < count; s++) {
-    if constexpr (sizeof(T) == 4) {
-      out[s] = (const float*)(k + s * stride);
-    } else {
-      widen(k + s * stride, D, buffer + s * D);
-      out[s] = buffer + s * D;
-    }
+// scores[s][lane] = key s . query, over `count` keys; queries as `load_queries` left them.
+template <class Rows>
+inline void score_block(const Attention& a, const Rows& keys, int first, int count, const TileBuffers& f) {
+  const RowsOf<float> rows = keys.floats(first, count, a.D, f.keys);
+  for (int r = 0; r < count; r += ROWS) {
+    const float* key[ROWS];
+    for (int i = 0; i < ROWS; i++) key[i] = rows.row(r + i);
+    multiply_tile<2>(key, f.queries, a.D, f.scores + r * WIDE, WIDE, true);
   }
-  for (int s = count; s < round_up(count, ROWS); s++) out[s] = out[count - 1];
+}
+
+#if MLXLM_LEVEL == 513
+// The same with pairs of bf16 numbers, in place, for rows of whole pairs.
+inline void load_query_pairs(const Attention& a, const Tile& t, uint32_t* out) {
+  const int group = a.Hq / a.Hk;
+  for (int i = 0; i < WIDE; i++) {
+    const int l = (t.start + i) / group, h = t.hk * group + (t.start + i) % group;
+    const bf16* q = (const bf16*)a.q + t.b * a.q_stride[0] + h * a.q_stride[1] + l * a.q_stride[2];
+    for (int d = 0; d < a.D; d += 2)
+      out[d / 2 * WIDE + i] = i < t.used ? q[d].bits | uint32_t(q[d + 1].bits) << 16 : 0;
+  }
+}
+
+inline void score_pairs(const Attention& a, const InPlace<bf16>& keys, int first, int count, const TileBuffers& f) {
+  const RowsOf<bf16> rows{keys.data + first * keys.stride, keys.stride, count};
+  for (int r = 0; r < count; r += ROWS) {
+    V acc[ROWS][2] = {};
+    const bf16* key[ROWS];
+    UNROLL for (int i = 0; i < ROWS; i++) key[i] = rows.row(r + i);
+    const uint32_t* panel = (const uint32_t*)f.queries;
+    for (int d = 0; d < a.D; d += 2, panel += WIDE) {
+      const P x0 = load_pairs(panel), x1 = load_pairs(panel + W);
+      UNROLL for (int i = 0; i < ROWS; i++) {
+        const P one = splat_pair((const uint32_t*)(key[i] + d));
+        acc[i][0] = multiply_pairs(one, x0, acc[i][0]);
+        acc[i][1] = multiply_pairs(one, x1, acc[i][1]);
+      }
+    }
+    UNROLL for (int i = 0; i < ROWS; i++)
+      UNROLL for (int c = 0; c < 2; c++) store(f.scores + (r + i) * WIDE + c * W, acc[i][c] * a.scale);
+  }
+}
+#endif
+
+// Queries and scores by pairs where the rows allow it, else by f32.
+template <class T, class Rows>
+inline bool begin_tile(const Attention& a, const Tile& t, const Rows&, const TileBuffers& f) {
+#if MLXLM_LEVEL == 513
+  if constexpr (std::is_same_v<Rows, InPlace<bf16>>)
+    if (a.D % 2 == 0) return load_query_pairs(a, t, (uint32_t*)f.queries), true;
+#endif
+  return load_queries<T>(a, t, f.queries), false;
+}
+template <class Rows>
+inline void score_any(const Attention& a, const Rows& keys, int first, int count, const TileBuffers& f, bool pairs) {
+#if MLXLM_LEVEL == 513
+  if constexpr (std::is_same_v<Rows, InPlace<bf16>>)
+    if (pairs) return score_pairs(a, keys, first, count, f);
+#endif
+  score_block(a, keys, first, count, f);
 }
 
 inline void mask_scores(const Attention& a, const Tile& t, int s0, int count, float* scores) {
@@ -89,8 +139,7 @@ inline void update_softmax(const TileBuffers& f, int count) {
 }
 
 // values[d][lane] = values[d][lane] * alpha[lane] + sum over s of v[s][d] * weight[s][lane]
-template <class T>
-inline void add_block(const Attention& a, const TileBuffers& f, const T* v, int count) {
+inline void add_block(const Attention& a, const TileBuffers& f, const RowsOf<float>& v) {
   constexpr int N = 2;
   for (int d = 0; d < a.Dv; d += ROWS) {
     V acc[ROWS][N];
@@ -99,13 +148,13 @@ inline void add_block(const Attention& a, const TileBuffers& f, const T* v, int 
         acc[r][c] = load(f.values + (d + r) * WIDE + c * W) * load(f.alpha + c * W);
     const bool whole = d + ROWS <= a.Dv;
     float last[ROWS] = {};
-    for (int s = 0; s < count; s++) {
+    for (int s = 0; s < v.count; s++) {
       const float* w = f.scores + s * WIDE;
-      const T* row = v + s * a.v_stride[2] + d;
-      if (!whole) for (int r = 0; r < a.Dv - d; r++) last[r] = value(row[r]);
+      const float* row = v.data + s * v.stride + d;
+      if (!whole) for (int r = 0; r < a.Dv - d; r++) last[r] = row[r];
       const V w0 = load(w), w1 = load(w + W);
       UNROLL for (int r = 0; r < ROWS; r++) {
-        const V one = splat(whole ? value(row[r]) : last[r]);
+        const V one = splat(whole ? row[r] : last[r]);
         acc[r][0] = fma(one, w0, acc[r][0]);
         acc[r][1] = fma(one, w1, acc[r][1]);
       }
@@ -115,36 +164,27 @@ inline void add_block(const Attention& a, const TileBuffers& f, const T* v, int 
   }
 }
 
-template <class T>
+template <class T, class Rows>
 inline void attend_tile(const Attention& a, const Tile& t) {
   const TileBuffers f(a);
   const int group = a.Hq / a.Hk, rows = round_up(a.Dv, ROWS);
-  load_queries<T>(a, t, f.queries);
+  const Rows keys = Rows::of(a, a.k, a.k_stride, a.k_groups, t.b, t.hk, a.D);
+  const Rows values = Rows::of(a, a.v, a.v_stride, a.v_groups, t.b, t.hk, a.Dv);
+  const bool pairs = begin_tile<T>(a, t, keys, f);
   for (int i = 0; i < WIDE; i++) {
     const int h = t.hk * group + (t.start + i) % group;
     f.top[i] = a.sinks ? a.sinks[h] : HIDDEN;
     f.weight[i] = a.sinks ? 1.f : 0.f;
   }
   for (int i = 0; i < rows * WIDE; i++) f.values[i] = 0;
-  const T* k = (const T*)a.k + t.b * a.k_stride[0] + t.hk * a.k_stride[1];
-  const T* v = (const T*)a.v + t.b * a.v_stride[0] + t.hk * a.v_stride[1];
   const int end = visible(a, (t.start + t.used - 1) / group);
   for (int s = 0; s < end; s += KEYS) {
     const int count = lesser(KEYS, end - s);
-    const float* key[KEYS + ROWS];
-    key_rows(k + s * a.k_stride[2], a.k_stride[2], count, a.D, f.keys, key);
-    for (int r = 0; r < count; r += ROWS) multiply_tile<2>(key + r, f.queries, a.D, f.scores + r * WIDE, WIDE, true);
+    score_any(a, keys, s, count, f, pairs);
+    if (a.cap != 0) squash(a.cap, f.scores, count * WIDE);
     if (a.mask.kind != Mask::none) mask_scores(a, t, s, count, f.scores);
     update_softmax(f, count);
-    const T* from = v + s * a.v_stride[2];
-    if constexpr (sizeof(T) == 4) add_block(a, f, from, count);
-    else {
-      // Each value is used in turn by every tile of lanes: widened once a block, not once a use.
-      for (int r = 0; r < count; r++) widen(from + r * a.v_stride[2], a.Dv, f.keys + r * a.Dv);
-      Attention widened = a;
-      widened.v_stride[2] = a.Dv;
-      add_block(widened, f, (const float*)f.keys, count);
-    }
+    add_block(a, f, values.floats(s, count, a.Dv, f.keys));
   }
   for (int i = 0; i < t.used; i++) {
     const int l = (t.start + i) / group, h = t.hk * group + (t.start + i) % group;
@@ -154,13 +194,13 @@ inline void attend_tile(const Attention& a, const Tile& t) {
   }
 }
 
-template <class T>
+template <class T, class Rows>
 inline void attend_many(const Attention& a) {
   const int lanes = a.Hq / a.Hk * a.L, tiles = (lanes + WIDE - 1) / WIDE, heads = a.B * a.Hk;
   parallel_for(heads * tiles, [&](int i) {
     // The last queries see the most keys: the longest tasks first, so that threads end together.
     const int tile = tiles - 1 - i / heads, head = i % heads;
-    attend_tile<T>(a, {head / a.Hk, head % a.Hk, tile * WIDE, lesser(WIDE, lanes - tile * WIDE)});
+    attend_tile<T, Rows>(a, {head / a.Hk, head % a.Hk, tile * WIDE, lesser(WIDE, lanes - tile * WIDE)});
   });
 }
 

@@ -48,7 +48,7 @@ static LinearShape linear_shape(const LinearGiven& given) {
 
 // `rope` is (dims, traditional, base, whether frequencies come as an array); `linears` are those of q, k, v, o and, where
 // `gate` names an activation, gate, up, down; `norms` those before and after attention and before and after the MLP.
-static BlockHandle make_block(int heads, int kv_heads, int head_dim, float scale,
+static BlockHandle make_block(int heads, int kv_heads, int head_dim, float scale, float cap,
                               const std::vector<NormShape>& head_norms, bool sinks,
                               const std::optional<std::tuple<int, bool, float, bool>>& rope,
                               const std::vector<LinearGiven>& linears,
@@ -56,7 +56,7 @@ static BlockHandle make_block(int heads, int kv_heads, int head_dim, float scale
                               const std::optional<std::string>& gate) {
   auto s = std::make_shared<BlockShape>();
   AttentionShape& a = s->attention;
-  a.heads = heads, a.kv_heads = kv_heads, a.head_dim = head_dim, a.scale = scale, a.sinks = sinks;
+  a.heads = heads, a.kv_heads = kv_heads, a.head_dim = head_dim, a.scale = scale, a.cap = cap, a.sinks = sinks;
   a.q_norm = head_norms.at(0), a.k_norm = head_norms.at(1);
   if (rope) std::tie(a.rope_dims, a.traditional, a.base, a.has_freqs) = *rope;
   a.q = linear_shape(linears.at(0)), a.k = linear_shape(linears.at(1)), a.v = linear_shape(linears.at(2));
@@ -117,7 +117,7 @@ static bool unchanged(const nb::list& held) {
 NB_MODULE(_cpu, m) {
   m.def("experts_step", &experts_step, "x"_a, "picks"_a, "weights"_a, "linears"_a, "arrays"_a, "gate"_a);
   nb::class_<BlockHandle>(m, "Block")
-      .def_static("make", &make_block, "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a, "head_norms"_a, "sinks"_a,
+      .def_static("make", &make_block, "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a, "cap"_a, "head_norms"_a, "sinks"_a,
                   "rope"_a.none(), "linears"_a, "norms"_a, "gate"_a.none());
   m.def("block", &run_block, "block"_a, "x"_a, "arrays"_a, "keys"_a, "values"_a, "start"_a, "first"_a, "offset"_a,
         "mask"_a.none());
@@ -139,7 +139,9 @@ NB_MODULE(_cpu, m) {
   m.def("rope", &op_rope, "x"_a, "dims"_a, nb::kw_only(), "traditional"_a = false, "base"_a.none() = 10000.0f,
         "scale"_a = 1.0f, "offset"_a = 0, "freqs"_a = nb::none());
   m.def("attention", &op_attention, "q"_a, "k"_a, "v"_a, nb::kw_only(), "scale"_a, "mask"_a = nb::none(),
-        "sinks"_a = nb::none());
+        "sinks"_a = nb::none(), "cap"_a = nb::none());
+  m.def("packed_attention", &op_packed_attention, "q"_a, "k"_a, "v"_a, nb::kw_only(), "group_size"_a, "bits"_a, "scale"_a,
+        "mask"_a = nb::none(), "sinks"_a = nb::none(), "cap"_a = nb::none());
   m.def("quantized_matmul", &op_quantized_matmul, "x"_a, "w"_a, "scales"_a, "biases"_a = nb::none(), nb::kw_only(),
         "transpose"_a = true, "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = "affine");
   m.def("quantized_linear", &op_quantized_linear, "x"_a, "w"_a, "scales"_a, "biases"_a = nb::none(),

@@ -17,7 +17,7 @@ using NormShape = std::optional<std::tuple<float, float>>;
 
 struct AttentionShape {
   int heads = 0, kv_heads = 0, head_dim = 0;
-  float scale = 0;
+  float scale = 0, cap = 0;
   NormShape q_norm, k_norm;
   bool sinks = false;
   int rope_dims = 0;  // 0 for no rope

@@ -77,7 +77,7 @@ void BlockRun::set_cache(const BlockCall& c, mx::array& keys, mx::array& values)
   const AttentionShape& s = shape->attention;
   Attention& a = attention;
   a.type = type, a.B = B, a.L = L, a.Hq = s.heads, a.Hk = s.kv_heads, a.D = s.head_dim, a.Dv = values.shape(3);
-  a.S = call.start + L - call.first, a.scale = s.scale;
+  a.S = call.start + L - call.first, a.scale = s.scale, a.cap = s.cap;
   a.k = keys.data<void>(), a.v = values.data<void>();
   const int64_t capacity = keys.shape(2);
   a.k_stride[0] = a.Hk * capacity * a.D, a.k_stride[1] = capacity * a.D, a.k_stride[2] = a.D;

@@ -11,8 +11,11 @@ namespace {
 
 void attention(const Attention& a) {
   by_type(a.type, [&]<class T>(T*) {
-    if (a.Hq / a.Hk * a.L <= 8) attend_few<T>(a);
-    else attend_many<T>(a);
+    by_rows<T>(a, [&]<class Rows>(Rows*) {
+      // Fewer queries than half of a tile's lanes.
+      if (a.Hq / a.Hk * a.L <= greater(8, WIDE / 2)) attend_few<T, Rows>(a);
+      else attend_many<T, Rows>(a);
+    });
   });
 }
 

@@ -80,7 +80,8 @@ class Block : public mx::Primitive {
     if (call_.causal && x.shape(1) > 1) mask = std::string("causal");
     if (call_.has_mask) mask = in.back();
     mx::array y = op_attention(q, seen(keys), seen(values), s.scale, mask,
-                               s.sinks ? MaybeArray(in[at_.sinks]) : std::nullopt);
+                               s.sinks ? MaybeArray(in[at_.sinks]) : std::nullopt,
+                               s.cap != 0 ? std::optional(s.cap) : std::nullopt);
     y = mx::flatten(mx::swapaxes(y, 1, 2), 2, 3);
     x = mx::add(x, norm(shape_->after, at_.after, s.o.plain(y, in, at_.o)));
     if (shape_->mlp) {

@@ -36,8 +36,16 @@ mx::array op_swiglu(const mx::array& gate, const mx::array& up);
 mx::array op_geglu(const mx::array& gate, const mx::array& up);
 mx::array op_rope(const mx::array& x, int dims, bool traditional, std::optional<float> base, float scale,
                   const std::variant<int, mx::array>& offset, const MaybeArray& freqs);
+// Scores become cap * tanh(score / cap) before the mask, where there is a cap.
 mx::array op_attention(const mx::array& q, const mx::array& k, const mx::array& v, float scale,
-                       const std::variant<std::monostate, std::string, mx::array>& mask, const MaybeArray& sinks);
+                       const std::variant<std::monostate, std::string, mx::array>& mask, const MaybeArray& sinks,
+                       const std::optional<float>& cap);
+
+// The same over keys and values of affine groups, each as (codes, scales, biases); nothing where the kernels can't do it.
+MaybeArray op_packed_attention(const mx::array& q, const std::vector<mx::array>& k, const std::vector<mx::array>& v,
+                               int group_size, int bits, float scale,
+                               const std::variant<std::monostate, std::string, mx::array>& mask, const MaybeArray& sinks,
+                               const std::optional<float>& cap);
 
 // x (B, L + width - 1, C) by weight (C, width, 1), each channel for itself: (B, L, C).
 mx::array op_causal_conv(const mx::array& x, const mx::array& weight, const MaybeArray& bias);

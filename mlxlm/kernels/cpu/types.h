@@ -85,6 +85,13 @@ struct Mask {
   int64_t stride[4] = {0, 0, 0, 0};
 };
 
+// What stands beside the codes of packed keys or values: a scale and a bias of the queries' type for each group of a row,
+// those of a row one after another. Strides in numbers, for batch, head and position.
+struct GroupScales {
+  const void *scales, *biases;
+  int64_t stride[3], bias_stride[3];
+};
+
 // Attention over q (B, Hq, L, D), k (B, Hk, S, D), v (B, Hk, S, Dv); the last axis of each is contiguous.
 // out is (B, L, Hq, Dv) in memory: transposing heads back to (B, L, Hq * Dv) then costs nothing.
 struct Attention {
@@ -94,8 +101,11 @@ struct Attention {
   int64_t q_stride[3], k_stride[3], v_stride[3];  // batch, head, position
   int B, Hq, Hk, L, S, D, Dv;
   float scale;
+  float cap;  // scores become cap * tanh(score / cap) before the mask; 0 for none
   Mask mask;
   const float* sinks;  // (Hq,) or null
+  int bits, group;     // of packed keys and values, whose strides are then in bytes; 0 for plain ones
+  GroupScales k_groups, v_groups;
 };
 
 // Rotation of x (B, H, L, D) with strides in elements; `out` is contiguous. `cosine` and `sine` are

@@ -1,5 +1,6 @@
 // Runs every kernel over odd sizes in buffers of exactly their size, from several threads at once: what a sanitizer or
 // an emulator watches. Prints how many results it compared with sums in double, and fails where one is off.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
@@ -147,38 +148,76 @@ void dense(Maker& make) {
     }
 }
 
+// Keys or values (B, Hk, S, D) in memory of exactly their size: plain, or in a few bits with a scale and a bias for 32.
+struct Kept {
+  Exact data, scales, biases;
+  Dtype type;
+  int bits, S, D, Hk;
+  Kept(Maker& make, Dtype t, int bits, int B, int Hk, int S, int D)
+      : data(0), scales(0), biases(0), type(t), bits(bits), S(S), D(D), Hk(Hk) {
+    const size_t count = size_t(B) * Hk * S * D;
+    if (!bits) {
+      data = numbers(make, t, count);
+      return;
+    }
+    data = Exact(count / 8 * bits);
+    for (size_t i = 0; i < data.bytes; i++) data.as<uint8_t>()[i] = uint8_t(make.random());
+    scales = numbers(make, t, count / 32), biases = numbers(make, t, count / 32);
+  }
+  void strides(int64_t* to, int row) const { to[0] = int64_t(Hk) * S * row, to[1] = int64_t(S) * row, to[2] = row; }
+  void put(const void** where, int64_t* stride, GroupScales* g) {
+    *where = data.as<void>();
+    strides(stride, bits ? D * bits / 8 : D);
+    if (!bits) return;
+    g->scales = scales.as<void>(), g->biases = biases.as<void>();
+    strides(g->stride, D / 32), strides(g->bias_stride, D / 32);
+  }
+  double at(int b, int h, int s, int d) {
+    const size_t i = ((size_t(b) * Hk + h) * S + s) * D + d;
+    if (!bits) return read(type, data.as<void>(), i);
+    const int code = data.as<uint8_t>()[i * bits / 8] >> i * bits % 8 & ((1 << bits) - 1);
+    return code * double(read(type, scales.as<void>(), i / 32)) + read(type, biases.as<void>(), i / 32);
+  }
+};
+
 void attend(Maker& make) {
-  const int B = 1 + make.upto(2), Hk = 1 + make.upto(2), Hq = Hk * (1 + make.upto(3)), L = 1 + make.upto(20), S = L + make.upto(60);
-  const int D = 1 + make.upto(40), Dv = 1 + make.upto(40);
+  static const int widths[] = {0, 0, 4, 8};
+  const int B = 1 + make.upto(2), Hk = 1 + make.upto(2), Hq = Hk * (1 + make.upto(5)), L = 1 + make.upto(20), S = L + make.upto(90);
+  const int bits = widths[make.upto(4)], D = bits ? 32 * (1 + make.upto(3)) : 1 + make.upto(80);
+  const int Dv = bits ? 32 * (1 + make.upto(3)) : 1 + make.upto(80);
   const Dtype type = Dtype(make.upto(3));
-  Exact q = numbers(make, type, size_t(B) * Hq * L * D), k = numbers(make, type, size_t(B) * Hk * S * D);
-  Exact v = numbers(make, type, size_t(B) * Hk * S * Dv), out(size_of(type) * B * Hq * L * Dv);
+  Exact q = numbers(make, type, size_t(B) * Hq * L * D), out(size_of(type) * B * Hq * L * Dv);
+  Kept k(make, type, bits, B, Hk, S, D), v(make, type, bits, B, Hk, S, Dv);
   Exact seen(size_t(L) * S), sinks = numbers(make, Dtype::f32, Hq);
   for (size_t i = 0; i < seen.bytes; i++) seen.as<uint8_t>()[i] = i % S == 0 || make.upto(3) != 0;
   Attention a{};
-  a.type = type, a.q = q.as<void>(), a.k = k.as<void>(), a.v = v.as<void>(), a.out = out.as<void>();
-  a.B = B, a.Hq = Hq, a.Hk = Hk, a.L = L, a.S = S, a.D = D, a.Dv = Dv, a.scale = 0.25f;
-  const int64_t qs[] = {int64_t(Hq) * L * D, int64_t(L) * D, D}, ks[] = {int64_t(Hk) * S * D, int64_t(S) * D, D};
-  const int64_t vs[] = {int64_t(Hk) * S * Dv, int64_t(S) * Dv, Dv};
-  std::memcpy(a.q_stride, qs, sizeof qs), std::memcpy(a.k_stride, ks, sizeof ks), std::memcpy(a.v_stride, vs, sizeof vs);
+  a.type = type, a.q = q.as<void>(), a.out = out.as<void>();
+  a.B = B, a.Hq = Hq, a.Hk = Hk, a.L = L, a.S = S, a.D = D, a.Dv = Dv, a.scale = bits == 8 ? 0.002f : bits ? 0.02f : 0.25f;
+  a.bits = bits, a.group = 32, a.cap = make.upto(3) ? 0 : 2;
+  const int64_t qs[] = {int64_t(Hq) * L * D, int64_t(L) * D, D};
+  std::memcpy(a.q_stride, qs, sizeof qs);
+  k.put(&a.k, a.k_stride, &a.k_groups), v.put(&a.v, a.v_stride, &a.v_groups);
   a.mask.kind = Mask::Kind(make.upto(3));
   if (a.mask.kind == Mask::boolean) a.mask.data = seen.as<void>(), a.mask.stride[2] = S, a.mask.stride[3] = 1;
   if (make.upto(2)) a.sinks = sinks.as<float>();
   kernels().attention(a);
-  const int h = make.upto(Hq), l = make.upto(L), b = make.upto(B);
-  std::vector<double> weight(S);
-  double total = a.sinks ? std::exp(sinks.as<float>()[h]) : 0;
+  const int h = make.upto(Hq), l = make.upto(L), b = make.upto(B), hk = h / (Hq / Hk);
+  std::vector<double> score(S);
+  double top = a.sinks ? sinks.as<float>()[h] : -1e30;
   for (int s = 0; s < S; s++) {
-    double score = 0;
-    for (int d = 0; d < D; d++) score += double(read(type, q.as<void>(), b * qs[0] + h * qs[1] + l * qs[2] + d)) *
-                                         read(type, k.as<void>(), b * ks[0] + h / (Hq / Hk) * ks[1] + s * ks[2] + d);
+    double x = 0;
+    for (int d = 0; d < D; d++) x += read(type, q.as<void>(), b * qs[0] + h * qs[1] + l * qs[2] + d) * k.at(b, hk, s, d);
     const bool hidden = (a.mask.kind == Mask::causal && s > S - L + l) || (a.mask.kind == Mask::boolean && !seen.as<uint8_t>()[l * S + s]);
-    total += weight[s] = hidden ? 0 : std::exp(score * a.scale);
+    x = a.cap != 0 ? a.cap * std::tanh(x * a.scale / a.cap) : x * a.scale;
+    score[s] = hidden ? -1e30 : x;
+    top = std::max(top, score[s]);
   }
+  double total = a.sinks ? std::exp(sinks.as<float>()[h] - top) : 0;
+  for (double& x : score) total += x = std::exp(x - top);
   for (int d = 0; d < Dv; d++) {
     double want = 0;
-    for (int s = 0; s < S; s++) want += weight[s] / total * read(type, v.as<void>(), b * vs[0] + h / (Hq / Hk) * vs[1] + s * vs[2] + d);
-    compare(type, out.as<void>(), ((size_t(b) * L + l) * Hq + h) * Dv + d, want, 10);
+    for (int s = 0; s < S; s++) want += score[s] / total * v.at(b, hk, s, d);
+    compare(type, out.as<void>(), ((size_t(b) * L + l) * Hq + h) * Dv + d, want, bits == 8 ? 500 : bits ? 40 : 10);
   }
 }
 
