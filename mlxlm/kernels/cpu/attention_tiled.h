@@ -32,17 +32,52 @@ struct TileBuffers {
   }
 };
 
+// The query of a lane, position and head as `Tile` says.
+template <class T>
+inline const T* query_of(const Attention& a, const Tile& t, int lane) {
+  const int group = a.Hq / a.Hk, l = (t.start + lane) / group, h = t.hk * group + (t.start + lane) % group;
+  return (const T*)a.q + t.b * a.q_stride[0] + h * a.q_stride[1] + l * a.q_stride[2];
+}
+
+// out[i][lane] = vector_of(lane, i, how many)[0..], for `count` numbers of each lane; 0 for lanes that aren't used.
+template <class F>
+inline void to_lanes(const Tile& t, int count, float* out, F&& vector_of) {
+  for (int c = 0; c < WIDE; c += W)
+    for (int d = 0; d < count; d += W) {
+      const int n = lesser(W, count - d);
+      V tile[W];
+      UNROLL for (int i = 0; i < W; i++) tile[i] = c + i < t.used ? vector_of(c + i, d, n) : V{};
+      transpose(tile);
+      for (int i = 0; i < n; i++) store(out + (d + i) * WIDE + c, tile[i]);
+    }
+}
+
 template <class T>
 inline void load_queries(const Attention& a, const Tile& t, float* out) {
+  to_lanes(t, a.D, out, [&](int lane, int d, int n) {
+    const T* q = query_of<T>(a, t, lane) + d;
+    return (n == W ? load(q) : load_n(q, n)) * a.scale;
+  });
+}
+
+// The result's rows, from values[d][lane].
+template <class T>
+inline void write_values(const Attention& a, const Tile& t, const TileBuffers& f) {
   const int group = a.Hq / a.Hk;
-  for (int i = 0; i < WIDE; i++) {
-    if (i >= t.used) {
-      for (int d = 0; d < a.D; d++) out[d * WIDE + i] = 0;
-      continue;
+  for (int c = 0; c < t.used; c += W) {
+    const V inverse = 1.f / load(f.weight + c);
+    for (int d = 0; d < a.Dv; d += W) {
+      const int n = lesser(W, a.Dv - d);
+      V tile[W];
+      UNROLL for (int i = 0; i < W; i++) tile[i] = i < n ? load(f.values + (d + i) * WIDE + c) * inverse : V{};
+      transpose(tile);
+      for (int i = 0; i < lesser(W, t.used - c); i++) {
+        const int l = (t.start + c + i) / group, h = t.hk * group + (t.start + c + i) % group;
+        T* out = (T*)a.out + ((int64_t(t.b) * a.L + l) * a.Hq + h) * a.Dv + d;
+        if (n == W) store(out, tile[i]);
+        else store_n(out, tile[i], n);
+      }
     }
-    const int l = (t.start + i) / group, h = t.hk * group + (t.start + i) % group;
-    const T* q = (const T*)a.q + t.b * a.q_stride[0] + h * a.q_stride[1] + l * a.q_stride[2];
-    for (int d = 0; d < a.D; d++) out[d * WIDE + i] = a.scale * value(q[d]);
   }
 }
 
@@ -59,14 +94,10 @@ inline void score_block(const Attention& a, const Rows& keys, int first, int cou
 
 #if MLXLM_LEVEL == 513
 // The same with pairs of bf16 numbers, in place, for rows of whole pairs.
-inline void load_query_pairs(const Attention& a, const Tile& t, uint32_t* out) {
-  const int group = a.Hq / a.Hk;
-  for (int i = 0; i < WIDE; i++) {
-    const int l = (t.start + i) / group, h = t.hk * group + (t.start + i) % group;
-    const bf16* q = (const bf16*)a.q + t.b * a.q_stride[0] + h * a.q_stride[1] + l * a.q_stride[2];
-    for (int d = 0; d < a.D; d += 2)
-      out[d / 2 * WIDE + i] = i < t.used ? q[d].bits | uint32_t(q[d + 1].bits) << 16 : 0;
-  }
+inline void load_query_pairs(const Attention& a, const Tile& t, float* out) {
+  to_lanes(t, a.D / 2, out, [&](int lane, int d, int n) {
+    return (V)_mm512_maskz_loadu_epi32(first_lanes(n), query_of<bf16>(a, t, lane) + 2 * d);
+  });
 }
 
 inline void score_pairs(const Attention& a, const InPlace<bf16>& keys, int first, int count, const TileBuffers& f) {
@@ -95,7 +126,7 @@ template <class T, class Rows>
 inline bool begin_tile(const Attention& a, const Tile& t, const Rows&, const TileBuffers& f) {
 #if MLXLM_LEVEL == 513
   if constexpr (std::is_same_v<Rows, InPlace<bf16>>)
-    if (a.D % 2 == 0) return load_query_pairs(a, t, (uint32_t*)f.queries), true;
+    if (a.D % 2 == 0) return load_query_pairs(a, t, f.queries), true;
 #endif
   return load_queries<T>(a, t, f.queries), false;
 }
@@ -186,12 +217,7 @@ inline void attend_tile(const Attention& a, const Tile& t) {
     update_softmax(f, count);
     add_block(a, f, values.floats(s, count, a.Dv, f.keys));
   }
-  for (int i = 0; i < t.used; i++) {
-    const int l = (t.start + i) / group, h = t.hk * group + (t.start + i) % group;
-    T* out = (T*)a.out + ((int64_t(t.b) * a.L + l) * a.Hq + h) * a.Dv;
-    const float inverse = 1.f / f.weight[i];
-    for (int d = 0; d < a.Dv; d++) put(out + d, f.values[d * WIDE + i] * inverse);
-  }
+  write_values<T>(a, t, f);
 }
 
 template <class T, class Rows>
