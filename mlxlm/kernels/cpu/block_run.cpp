@@ -213,13 +213,24 @@ Buffers::Buffers(const mx::array& first)  {
 }
 
 void Buffers::take(const mx::array& from, mx::array& to, mx::cpu::CommandEncoder& encoder) {
-  // An operation that has just ended is let go of by MLX a moment later.
-  if (!from.is_donatable() && until_ == 0) until_ = microseconds() + 500;
-  while (!from.is_donatable() && microseconds() < until_) std::this_thread::yield();
+  if (!from.is_donatable()) settle(from, encoder);
   if (from.is_donatable() && from.flags().row_contiguous) return to.copy_shared_buffer(from);
   allocate(to);
   const void* values = row_major(from, encoder);
   encoder.dispatch([values, out = to.data<void>(), bytes = to.nbytes()] { std::memcpy(out, values, bytes); });
+}
+
+// MLX lets go of what an operation used some time after it, and at the latest when all that was asked for so far is done.
+void Buffers::settle(const mx::array& from, mx::cpu::CommandEncoder& encoder) {
+  if (!done_) {
+    done_ = std::make_shared<std::atomic<int64_t>>(0);
+    encoder.dispatch([done = done_] { done->store(microseconds()); });
+  }
+  while (!from.is_donatable()) {
+    const int64_t done = done_->load();
+    if (done && microseconds() > done + 100) return;
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
 }
 
 std::function<void()> Buffers::leave(const mx::array& first) {

@@ -1,6 +1,7 @@
 // One decoder's block with all it needs, ready to run: by pointers, as MLX's arrays may be gone by then.
 #pragma once
 #include <array>
+#include <atomic>
 #include <functional>
 
 #include "block.h"
@@ -72,7 +73,7 @@ class Stack {
 // The cache's buffers for an operation to write into: the very ones where nothing else refers to them, else copies.
 //
 // MLX refers to what an operation uses until it has run. The next step comes before that, and would copy the whole cache:
-// it waits for the operation instead, which it could not overtake anyway.
+// it waits for what is under way instead, which it could not overtake anyway.
 class Buffers {
  public:
   // `first` is the first of the buffers.
@@ -82,7 +83,8 @@ class Buffers {
   static std::function<void()> leave(const mx::array& first);
 
  private:
-  int64_t until_ = 0;
+  void settle(const mx::array& from, mx::cpu::CommandEncoder& encoder);
+  std::shared_ptr<std::atomic<int64_t>> done_;  // when all that was asked for before is
 };
 
 }  // namespace mlxlm
