@@ -5,6 +5,7 @@
 
 #include "pairs.h"
 #include "pointwise.h"
+#include "streams.h"
 
 namespace {
 
@@ -283,8 +284,7 @@ inline void few_task(const FewRows& f, const Activations<A>* a, int first, int i
   });
 }
 
-// A task is worth handing to a thread from some tens of kilobytes on.
-inline int rows_of_task(const QuantizedMatrix& w) { return round_up(greater(4, int(49152 / w.row_bytes())), 4); }
+inline int rows_of_task(const QuantizedMatrix& w) { return round_up(rows_of_stream(w.row_bytes(), w.N), 4); }
 
 template <class A, int M>
 inline void few_rows_of(const FewRows& f, int first) {
@@ -300,7 +300,7 @@ inline void few_rows_of(const FewRows& f, int first) {
   const int tasks_each = f.join == Join::sum ? 1 : f.count;
   int tasks = 0;
   for (int i = 0; i < tasks_each; i += step) tasks += (f.w[i].N + rows_of_task(f.w[i]) - 1) / rows_of_task(f.w[i]);
-  parallel_for(tasks, [&](int t) {
+  parallel_streams(tasks, [&](int t) {
     int i = 0;
     for (;; i += step) {
       const int mine = (f.w[i].N + rows_of_task(f.w[i]) - 1) / rows_of_task(f.w[i]);
