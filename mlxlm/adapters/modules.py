@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import WeightError
+from ..kernels import ops
 from ..layers.dequantize import is_quantized, plain, plain_weight
 from .files import LowRank
 
@@ -130,7 +131,7 @@ class AdaptedSwitch(Adapted):
 
 def _with_all(parts: dict[str, Part], y: mx.array, plain: mx.array, x: mx.array) -> mx.array:
     for part in parts.values():
-        y = y + part.gain(plain, (x @ part.a.T) @ part.b.T, part.get("factor"))
+        y = y + part.gain(plain, ops.linear(ops.linear(x, part.a), part.b), part.get("factor"))
     return y
 
 

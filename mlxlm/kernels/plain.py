@@ -64,12 +64,30 @@ def argmax(x):
     return mx.argmax(x, axis=-1)
 
 
+def conv2d(x, weight, bias=None, *, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1):
+    before, after = zip(*padding, strict=True)
+    y = mx.conv_general(x, weight, stride, (list(before), list(after)), dilation, groups=groups)
+    return y if bias is None else y + bias
+
+
 def silu(x):
     return x * mx.sigmoid(x)
 
 
+def gelu(x):
+    return x * (1 + mx.erf(x * 0.70710678118)) / 2  # the square root of 1 / 2
+
+
+def gelu_tanh(x):
+    return geglu(x, 1)
+
+
 def relu2(x):
     return mx.square(mx.maximum(x, 0))
+
+
+def quick_gelu(x):
+    return x * mx.sigmoid(1.702 * x)
 
 
 def swiglu(gate, up):
@@ -79,6 +97,10 @@ def swiglu(gate, up):
 def geglu(gate, up):
     u = 0.7978845608 * (gate + 0.044715 * gate * gate * gate)  # the square root of 2 / pi
     return 0.5 * gate * (1 + mx.tanh(u)) * up
+
+
+def matmul(a, b):
+    return a @ b
 
 
 def linear(x, weight, bias=None):
@@ -122,3 +144,28 @@ def quantized_embedding(indices, w, scales, biases=None, *, group_size=None, bit
         scales, biases = (a.astype(mx.result_type(a, wide)) for a in (scales, biases))
     return mx.dequantize(w[indices], scales=scales, biases=biases, group_size=group_size, bits=bits, mode=mode,
                          dtype=dtype)
+
+
+def route(logits, bias=None, *, k, softmax=None, groups=1, keep_groups=1, group_best=2, normalise=True, scale=1.0,
+          eps=0.0):
+    scores = mx.softmax(logits, axis=-1, precise=True) if softmax == "before" else logits
+    choice = scores if bias is None else scores + bias
+    if groups > 1:
+        choice = _losers_out(choice, groups, keep_groups, group_best)
+    # MLX has no gradient of an index.
+    picks = mx.stop_gradient(mx.argpartition(-choice, kth=k - 1, axis=-1)[..., :k])
+    weights = mx.take_along_axis(scores, picks, axis=-1)
+    if softmax == "after":
+        weights = mx.softmax(weights, axis=-1, precise=True)
+    elif normalise:
+        weights = weights / (weights.sum(-1, keepdims=True) + eps)
+    return picks, weights if scale == 1 else weights * scale
+
+
+def _losers_out(choice, groups, keep, best):
+    """``choice`` with the experts of the losing groups at minus infinity."""
+    choice = mx.unflatten(choice, -1, (groups, -1))
+    worth = mx.topk(choice, min(best, choice.shape[-1]), axis=-1).sum(-1)
+    kept = mx.stop_gradient(mx.argpartition(-worth, kth=keep - 1, axis=-1)[..., :keep])
+    mask = mx.put_along_axis(mx.zeros(worth.shape, mx.bool_), kept, mx.array(True), axis=-1)
+    return mx.where(mask[..., None], choice, -mx.inf).flatten(-2)

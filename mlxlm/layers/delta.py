@@ -6,7 +6,6 @@ import mlx.nn as nn
 from ..cache import RecurrentCache
 from ..kernels import ops
 from .mamba import causal_conv, parts
-from .mlp import native
 
 
 class GatedRMSNorm(nn.RMSNorm):
@@ -27,7 +26,7 @@ class GatedDeltaNet(nn.Module):
     """Projections, a causal convolution, the gated delta rule, a gated norm; ``project`` is a seam for fused inputs."""
 
     def __init__(
-        self, dim: int, *, k_heads: int, v_heads: int, k_dim: int, v_dim: int, conv: int, eps: float, act=nn.silu
+        self, dim: int, *, k_heads: int, v_heads: int, k_dim: int, v_dim: int, conv: int, eps: float, act=ops.silu
     ):
         super().__init__()
         self.k_heads, self.v_heads, self.k_dim, self.v_dim = k_heads, v_heads, k_dim, v_dim
@@ -58,7 +57,7 @@ class GatedDeltaNet(nn.Module):
     def __call__(self, x: mx.array, cache, step) -> mx.array:
         valid = step.valid()
         qkv, z, b, a = self.project(x)
-        q, k, v = mx.split(native(self._act)(causal_conv(self.conv1d, qkv, cache, 0, valid)), self._cuts, axis=-1)
+        q, k, v = mx.split(self._act(causal_conv(self.conv1d, qkv, cache, 0, valid)), self._cuts, axis=-1)
         beta = mx.sigmoid(b.astype(mx.float32))
         g = -mx.exp(self.A_log.astype(mx.float32)) * nn.softplus(a.astype(mx.float32) + self.dt_bias)
         if valid is not None:  # nothing fades and nothing is written

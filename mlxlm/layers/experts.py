@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..kernels import ops
-from .mlp import Act, Glu, native, swiglu
+from .mlp import Act, Glu, swiglu
 
 SORT_FROM = 64  # picks from which it pays to visit each expert once, its tokens side by side
 
@@ -106,4 +106,4 @@ class ExpertsMLP(_Switched):
         self._act = act
 
     def work(self, x: mx.array, picks: mx.array, ordered: bool) -> mx.array:
-        return self.fc2(native(self._act)(self.fc1(x, picks, ordered)), picks, ordered)
+        return self.fc2(self._act(self.fc1(x, picks, ordered)), picks, ordered)

@@ -247,7 +247,7 @@ def _expert_linears(module: Any) -> tuple[Any, ...]:
     """The linears of experts that the kernels know, gate and up first; none of others."""
     if type(module) is Experts and module._glu in _GATES:
         return module.gate_proj, module.up_proj, module.down_proj
-    if type(module) is ExpertsMLP and module._act is nn.relu2:
+    if type(module) is ExpertsMLP and module._act in (nn.relu2, ops.relu2):
         return module.fc1, module.fc2
     return ()
 

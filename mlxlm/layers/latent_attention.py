@@ -21,7 +21,7 @@ class MultiLinear(nn.Module):
 
     def __call__(self, x: mx.array, transpose: bool = True) -> mx.array:
         """x (B, heads, L, in) to (B, heads, L, out), or back from out to in without ``transpose``."""
-        return x @ (self.weight.swapaxes(-1, -2) if transpose else self.weight)
+        return ops.matmul(x, self.weight.swapaxes(-1, -2) if transpose else self.weight)
 
     def to_quantized(
         self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
@@ -106,7 +106,7 @@ class LatentAttention(nn.Module):
         latent, k_pe = mx.split(self.kv_a_proj_with_mqa(x)[:, None], [self.kv_rank], axis=-1)
         q_pe, k_pe = self._rope(q_pe, step), self._rope(k_pe, step)
         latent, k_pe = cache.update_and_fetch(self.kv_a_layernorm(latent), k_pe)
-        bias = (q_pe * self.scale) @ k_pe.swapaxes(-1, -2)
+        bias = ops.matmul(q_pe * self.scale, k_pe.swapaxes(-1, -2))
         if mask is not None:
             bias = mx.where(mask, bias, mx.array(mx.finfo(bias.dtype).min, bias.dtype))
         return self.o_proj(self.gathered(q_nope, latent, bias).swapaxes(1, 2).flatten(-2))

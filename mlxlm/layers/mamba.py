@@ -7,7 +7,7 @@ import mlx.nn as nn
 
 from ..cache import RecurrentCache
 from ..kernels import ops
-from .mlp import native, swiglu
+from .mlp import swiglu
 
 
 def parts(x: mx.array, n: int) -> mx.array:
@@ -58,7 +58,7 @@ class Mamba2(nn.Module):
         bias: bool = False,
         out_bias: bool | None = None,
         conv_bias: bool = True,
-        act=nn.silu,
+        act=ops.silu,
         dt_limit: tuple[float, float] = (0.0, float("inf")),
     ):
         super().__init__()
@@ -81,7 +81,7 @@ class Mamba2(nn.Module):
     def __call__(self, x: mx.array, cache, step) -> mx.array:
         valid = step.valid()
         gate, xbc, dt = mx.split(self.in_proj(x), self._cuts[0], axis=-1)
-        xbc = native(self._act)(causal_conv(self.conv1d, xbc, cache, 0, valid))
+        xbc = self._act(causal_conv(self.conv1d, xbc, cache, 0, valid))
         xs, b, c = mx.split(xbc, self._cuts[1], axis=-1)
         dt = mx.clip(nn.softplus(dt.astype(mx.float32) + self.dt_bias), *self.dt_limit)
         if valid is not None:

@@ -8,7 +8,7 @@ import mlx.nn as nn
 from ..cache import RecurrentCache
 from ..kernels import ops
 from .mamba import causal_conv
-from .mlp import native, swiglu
+from .mlp import swiglu
 
 
 class Mamba(nn.Module):
@@ -24,7 +24,7 @@ class Mamba(nn.Module):
         conv: int,
         bias: bool = False,
         conv_bias: bool = True,
-        act=nn.silu,
+        act=ops.silu,
         norms: tuple[Callable, Callable, Callable] | None = None,
     ):
         super().__init__()
@@ -45,7 +45,7 @@ class Mamba(nn.Module):
     def __call__(self, x: mx.array, cache, step) -> mx.array:
         valid = step.valid()
         xs, gate = mx.split(self.in_proj(x), 2, axis=-1)
-        xs = native(self._act)(causal_conv(self.conv1d, xs, cache, 0, valid))
+        xs = self._act(causal_conv(self.conv1d, xs, cache, 0, valid))
         dt, b, c = mx.split(self.x_proj(xs), self._cuts, axis=-1)
         if self._normed:
             dt, b, c = self.dt_layernorm(dt), self.b_layernorm(b), self.c_layernorm(c)
@@ -58,4 +58,4 @@ class Mamba(nn.Module):
         return self.out_proj(self._gated(gate, y))
 
     def _gated(self, gate: mx.array, y: mx.array) -> mx.array:
-        return swiglu(gate, y) if self._act is nn.silu else self._act(gate) * y
+        return swiglu(gate, y) if self._act is ops.silu else self._act(gate) * y

@@ -12,16 +12,16 @@ Act = Callable[[mx.array], mx.array]
 Glu = Callable[[mx.array, mx.array], mx.array]
 
 ACTIVATIONS: dict[str, Act] = {
-    "silu": nn.silu,
-    "swish": nn.silu,
-    "gelu": nn.gelu,
-    "gelu_new": nn.gelu_approx,
-    "gelu_pytorch_tanh": nn.gelu_approx,
-    "gelu_python": nn.gelu,
-    "gelu_fast": nn.gelu_approx,
-    "quick_gelu": nn.gelu_fast_approx,
+    "silu": ops.silu,
+    "swish": ops.silu,
+    "gelu": ops.gelu,
+    "gelu_new": ops.gelu_tanh,
+    "gelu_pytorch_tanh": ops.gelu_tanh,
+    "gelu_python": ops.gelu,
+    "gelu_fast": ops.gelu_tanh,
+    "quick_gelu": ops.quick_gelu,
     "relu": nn.relu,
-    "relu2": nn.relu2,
+    "relu2": ops.relu2,
     "sigmoid": mx.sigmoid,
     "tanh": mx.tanh,
     "linear": lambda x: x,
@@ -40,11 +40,6 @@ def activation(name: str) -> Act:
     return ACTIVATIONS[name]
 
 
-def native(act: Act) -> Act:
-    """An activation as the kernels have it, where they do."""
-    return ops.silu if act is nn.silu else ops.relu2 if act is nn.relu2 else act
-
-
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
     """silu(gate) * up."""
     return ops.swiglu(gate, up)
@@ -58,9 +53,9 @@ def geglu(gate: mx.array, up: mx.array) -> mx.array:
 def gated(name: str) -> Glu:
     """The gated unit of an activation: act(gate) * up."""
     act = activation(name)
-    if act is nn.silu:
+    if act is ops.silu:
         return swiglu
-    return geglu if act is nn.gelu_approx else lambda gate, up: act(gate) * up
+    return geglu if act is ops.gelu_tanh else lambda gate, up: act(gate) * up
 
 
 class GatedMLP(nn.Module):
@@ -87,4 +82,4 @@ class MLP(nn.Module):
         self._act = act
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(native(self._act)(self.up_proj(x)))
+        return self.down_proj(self._act(self.up_proj(x)))

@@ -6,21 +6,14 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..kernels import ops
 from . import fused
 
 
 def top_k(k: int, *, softmax_first: bool = True, normalise: bool = True) -> Callable:
     """A route from logits to (picks, weights): the k best, softmaxed before or after they are chosen."""
-
-    def route(logits: mx.array) -> tuple[mx.array, mx.array]:
-        scores = mx.softmax(logits, axis=-1, precise=True) if softmax_first else logits
-        picks = mx.stop_gradient(mx.argpartition(scores, kth=-k, axis=-1)[..., -k:])  # they have no gradient
-        weights = mx.take_along_axis(scores, picks, axis=-1)
-        if not softmax_first:
-            return picks, mx.softmax(weights, axis=-1, precise=True)
-        return picks, weights / weights.sum(-1, keepdims=True) if normalise else weights
-
-    return route
+    softmax = "before" if softmax_first else "after"
+    return lambda logits: ops.route(logits, k=k, softmax=softmax, normalise=normalise)
 
 
 def pick_biased(
@@ -39,23 +32,8 @@ def pick_biased(
 
     Of ``groups`` of experts ``keep_groups`` stay in the race; a group is worth its ``group_best`` best experts.
     """
-    choice = scores if bias is None else scores + bias
-    if groups > 1:
-        choice = _losers_out(choice, groups, keep_groups, group_best)
-    picks = mx.stop_gradient(mx.argpartition(-choice, kth=k - 1, axis=-1)[..., :k])
-    weights = mx.take_along_axis(scores, picks, axis=-1)
-    if normalise:
-        weights = weights / (weights.sum(-1, keepdims=True) + eps)
-    return picks, weights * scale
-
-
-def _losers_out(choice: mx.array, groups: int, keep: int, best: int) -> mx.array:
-    """``choice`` with the experts of the losing groups at minus infinity."""
-    choice = mx.unflatten(choice, -1, (groups, -1))
-    worth = mx.topk(choice, min(best, choice.shape[-1]), axis=-1).sum(-1)
-    kept = mx.stop_gradient(mx.argpartition(-worth, kth=keep - 1, axis=-1)[..., :keep])
-    mask = mx.put_along_axis(mx.zeros(worth.shape, mx.bool_), kept, mx.array(True), axis=-1)
-    return mx.where(mask[..., None], choice, -mx.inf).flatten(-2)
+    return ops.route(scores, bias, k=k, groups=groups, keep_groups=keep_groups, group_best=group_best,
+                     normalise=normalise, scale=scale, eps=eps)
 
 
 class GroupedGate(nn.Module):
@@ -69,7 +47,7 @@ class GroupedGate(nn.Module):
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
         # In float32: a tie broken otherwise picks another expert.
-        logits = x.astype(mx.float32) @ self.weight.astype(mx.float32).T
+        logits = ops.linear(x.astype(mx.float32), self.weight)
         return self._pick(mx.sigmoid(logits), self.e_score_correction_bias)
 
 

@@ -84,7 +84,7 @@ class Gate(nn.Module):
         )
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
-        logits = x.astype(mx.float32) @ self.weight.astype(mx.float32).T
+        logits = ops.linear(x.astype(mx.float32), self.weight)
         return self._pick(mx.softmax(logits, axis=-1))
 
 

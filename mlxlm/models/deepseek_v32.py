@@ -9,6 +9,7 @@ from .. import recipe
 from ..architecture import Architecture
 from ..cache import CompositeCache, KVCache
 from ..decoder import Decoder
+from ..kernels import ops
 from ..layers import LatentAttention, LayerNorm, PreNorm, absorb_kv
 from . import deepseek_v3
 
@@ -57,7 +58,7 @@ class Indexer(nn.Module):
         if k.shape[2] <= self.k:
             return mask
         q, k = self._rope(q, step).astype(mx.float32), k.astype(mx.float32)
-        scores = mx.maximum(q @ k.swapaxes(-1, -2), 0)  # (B, heads, L, S)
+        scores = mx.maximum(ops.matmul(q, k.swapaxes(-1, -2)), 0)  # (B, heads, L, S)
         weights = self.weights_proj(x).astype(mx.float32) * (self.heads * self.dim) ** -0.5
         scores = (weights.swapaxes(1, 2)[..., None] * scores).sum(1, keepdims=True)
         if mask is not None:

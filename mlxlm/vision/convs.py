@@ -19,18 +19,19 @@ class Conv(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         if self._kernel == 1 and self._stride == 1 and self._groups == 1:
             return ops.linear(x, self.weight[:, 0, 0], self.get("bias"))
-        x = mx.conv2d(self.padded(x), self.weight, self._stride, groups=self._groups)
-        return x + self.bias if "bias" in self else x
+        stride = (self._stride, self._stride)
+        return ops.conv2d(x, self.weight, self.get("bias"), stride=stride, padding=self.padding(x), groups=self._groups)
 
-    def padded(self, x: mx.array) -> mx.array:
-        """``x`` with the zeros around it."""
+    def padding(self, x: mx.array) -> tuple[tuple[int, int], tuple[int, int]]:
+        """How many zeros are put above and below ``x``, and left and right of it."""
         half = self._kernel // 2
-        return mx.pad(x, [(0, 0), (half, half), (half, half), (0, 0)])
+        return (half, half), (half, half)
 
 
 class SameConv(Conv):
     """A convolution padded as TensorFlow's "same": no more than the strides need, the odd zero at the end."""
 
-    def padded(self, x: mx.array) -> mx.array:
-        more = [max((-(-n // self._stride) - 1) * self._stride + self._kernel - n, 0) for n in x.shape[1:3]]
-        return mx.pad(x, [(0, 0), *((n // 2, n - n // 2) for n in more), (0, 0)])
+    def padding(self, x: mx.array) -> tuple[tuple[int, int], tuple[int, int]]:
+        _, rows, columns, _ = x.shape
+        down, across = (max((-(-n // self._stride) - 1) * self._stride + self._kernel - n, 0) for n in (rows, columns))
+        return (down // 2, down - down // 2), (across // 2, across - across // 2)

@@ -70,7 +70,7 @@ class MobileOne(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         x = self.reparam_conv(x)
-        return nn.gelu(self.se(x) if "se" in self else x)
+        return ops.gelu(self.se(x) if "se" in self else x)
 
 
 class LargeKernel(nn.Module):
@@ -81,7 +81,7 @@ class LargeKernel(nn.Module):
         self.lkb_reparam = Conv(dim, out, kernel, stride, dim)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return nn.gelu(self.lkb_reparam(x))
+        return ops.gelu(self.lkb_reparam(x))
 
 
 class PatchEmbed(nn.Module):
@@ -129,7 +129,7 @@ class ConvFFN(nn.Module):
         self.conv, self.fc1, self.fc2 = NormedConv(dim), Conv(dim, hidden), Conv(hidden, dim)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.fc2(nn.gelu(self.fc1(self.conv(x))))
+        return self.fc2(ops.gelu(self.fc1(self.conv(x))))
 
 
 class Mixer(nn.Module):

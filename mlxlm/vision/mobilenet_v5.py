@@ -54,7 +54,7 @@ class NormedConv(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         x = self.bn(self.conv(x))
-        return nn.gelu_approx(x) if self._act else x
+        return ops.gelu_tanh(x) if self._act else x
 
 
 class Scale(nn.Module):
@@ -79,7 +79,7 @@ class Edge(nn.Module):
         self._skips = dim == w["c"] and w["s"] == 1
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = self.bn2(self.conv_pwl(nn.gelu_approx(self.bn1(self.conv_exp(x)))))
+        y = self.bn2(self.conv_pwl(ops.gelu_tanh(self.bn1(self.conv_exp(x)))))
         return x + y if self._skips else y
 
 

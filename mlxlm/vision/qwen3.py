@@ -8,6 +8,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..config import positive
+from ..kernels import ops
 from ..layers import LayerNorm, activation
 from .qwen import MLP, Attention, Block, Grid, GridConfig, Patches, Tower, block_order
 
@@ -42,7 +43,7 @@ class Merger(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         x = self.norm(x.reshape(-1, self._wide)) if self._whole else self.norm(x).reshape(-1, self._wide)
-        return self.linear_fc2(nn.gelu(self.linear_fc1(x)))
+        return self.linear_fc2(ops.gelu(self.linear_fc1(x)))
 
 
 class Qwen3Tower(Tower):

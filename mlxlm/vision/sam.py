@@ -63,8 +63,9 @@ class Attention(nn.Module):
         _, rows, columns, _ = x.shape
         q, k, v = mx.unflatten(self.qkv(x.flatten(1, 2)), -1, (3, -1, self._head_dim)).transpose(2, 0, 3, 1, 4)
         grid = mx.unflatten(q, 2, (rows, columns))  # (N, heads, rows, columns, head_dim)
-        by_row = mx.einsum("nhrcd,rkd->nhrck", grid, self._distances(self.rel_pos_h, rows))
-        by_column = mx.einsum("nhrcd,ckd->nhrck", grid, self._distances(self.rel_pos_w, columns))
+        by_row = ops.matmul(grid, self._distances(self.rel_pos_h, rows).swapaxes(1, 2))
+        by_column = ops.matmul(grid.swapaxes(2, 3), self._distances(self.rel_pos_w, columns).swapaxes(1, 2))
+        by_column = by_column.swapaxes(2, 3)
         bias = (by_row[..., :, None] + by_column[..., None, :]).reshape(*q.shape[:3], rows * columns)
         out = ops.attention(q, k, v, scale=self._head_dim**-0.5, mask=bias)
         return self.proj(out.swapaxes(1, 2).reshape(x.shape))

@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..architecture import Architecture, TextHalf
+from ..kernels import ops
 from ..vision.convs import Conv
 from ..vision.sam import Sam, SamConfig, linear, neck, through
 from ..vision.siglip import Siglip, SiglipConfig
@@ -32,7 +33,7 @@ class Aligner(nn.Module):
         self.linear1, self.linear2 = nn.Linear(dim, out), nn.Linear(out, out)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.linear2(nn.gelu(self.linear1(x)))
+        return self.linear2(ops.gelu(self.linear1(x)))
 
 
 class HybridAligner(nn.Module):
@@ -45,7 +46,7 @@ class HybridAligner(nn.Module):
 
     def __call__(self, coarse: mx.array, fine: mx.array) -> mx.array:
         both = mx.concatenate([self.high_res_vision_proj(fine), self.vision_proj(coarse)], axis=-1)
-        return self.proj(nn.gelu(both))
+        return self.proj(ops.gelu(both))
 
 
 class FineTower(nn.Module):
@@ -67,7 +68,8 @@ class FineTower(nn.Module):
 
     def _shrunk(self, x: mx.array) -> mx.array:
         rows = mx.array(linear(x.shape[1], self._side), x.dtype)
-        return through(self.proj, mx.einsum("ar,bc,nrcd->nabd", rows, rows, x))
+        tall = mx.unflatten(ops.matmul(rows, x.flatten(2)), -1, x.shape[2:])
+        return through(self.proj, ops.matmul(rows, tall))
 
 
 def build(c: Config) -> VisionLanguage:

@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..architecture import Architecture
+from ..kernels import ops
 from ..layers import UnitOffsetRMSNorm
 from ..vision.vit import VisionConfig
 from ..vlm import Item, Rows, Sight, VisionLanguage, runs
@@ -35,7 +36,7 @@ class Projector(nn.Module):
         k, rows = self._square, self._side // self._square
         x = x.reshape(n, self._side, self._side, dim)[:, : rows * k, : rows * k]
         x = x.reshape(n, rows, k, rows, k, dim).mean((2, 4)).reshape(n, rows * rows, dim)
-        return self.mm_soft_emb_norm(x) @ self.mm_input_projection_weight
+        return ops.matmul(self.mm_soft_emb_norm(x), self.mm_input_projection_weight)
 
 
 class Gemma3(VisionLanguage):

@@ -43,7 +43,7 @@ class Merger(GatedMLP):
         self.post_projection_norm = LayerNorm(c.out_hidden_size, 1e-5)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return super().__call__(nn.gelu(self.post_projection_norm(self.proj(x))))
+        return super().__call__(ops.gelu(self.post_projection_norm(self.proj(x))))
 
 
 class Downsample(nn.Module):

@@ -40,7 +40,8 @@ def test_any_size(B, heads, group, L, more, D, Dv, dtype, kind, sinks, cap):
     mask, as_numpy = make_mask(rng, kind, B, Hq, L, S)
     sink = random(rng, (Hq,)) if sinks else None
     y = ops.attention(q, k, v, scale=D**-0.5, mask=mask, sinks=sink, cap=cap)
-    want = attention(numbers(q), numbers(k), numbers(v), D**-0.5, as_numpy, numbers(sink) if sinks else None, cap)
+    sunk = None if sink is None else numbers(sink)
+    want = attention(numbers(q), numbers(k), numbers(v), D**-0.5, as_numpy, sunk, cap)
     check(y, want, abs(numbers(v)).max() * (4 + D**0.5), dtype)
 
 

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
+from types import ModuleType
 
 import mlx.core as mx
 import pytest
@@ -42,16 +42,22 @@ def test_an_unknown_wish_is_an_error(monkeypatch):
         choice.choose()
 
 
+def extension(**offered) -> ModuleType:
+    module = ModuleType("_cpu")
+    vars(module).update(offered)
+    return module
+
+
 def test_an_instruction_set_the_machine_lacks_is_an_error():
     running = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]
     offered = dict.fromkeys(choice.OPERATIONS)
-    module = SimpleNamespace(mlx_version=running, choose=lambda wish: None, **offered)
+    module = extension(mlx_version=running, choose=lambda wish: None, **offered)
     with pytest.raises(UsageError, match="avx512"):
         choice._checked(module, "avx512")
 
 
 def test_another_mlx_turns_them_off_with_one_warning():
-    module = SimpleNamespace(mlx_version="0.1.2")
+    module = extension(mlx_version="0.1.2")
     with pytest.warns(RuntimeWarning, match=r"0\.1\.2") as warned:
         result = choice._checked(module, "")
     assert result.module is None and "0.1.2" in result.reason
@@ -60,7 +66,7 @@ def test_another_mlx_turns_them_off_with_one_warning():
 
 def test_an_extension_older_than_the_source_is_not_used():
     running = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]
-    module = SimpleNamespace(mlx_version=running, choose=lambda wish: "scalar", attention=None)
+    module = extension(mlx_version=running, choose=lambda wish: "scalar", attention=None)
     with pytest.warns(RuntimeWarning, match="older source"):
         assert choice._checked(module, "").module is None
 

@@ -83,6 +83,58 @@ def test_switch_layers_of_the_fallback_package():
         assert isinstance(model.up_proj, kind)
 
 
+@pytest.mark.parametrize("bits", [None, 4])
+def test_a_whole_model_of_the_fallback_package(bits):
+    """Linears, the table and its tied head, norms and rope of mlx-lm's own Llama run on our operations."""
+    llama = pytest.importorskip("mlx_lm.models.llama")
+    mx.random.seed(0)
+    model = llama.Model(llama.ModelArgs(
+        model_type="llama", hidden_size=64, num_hidden_layers=2, intermediate_size=128, num_attention_heads=4,
+        num_key_value_heads=2, rms_norm_eps=1e-5, vocab_size=96, rope_theta=1e4, tie_word_embeddings=True))
+    if bits:
+        nn.quantize(model, 32, bits)
+    tokens = mx.array([[1, 2, 3, 95, 7]])
+    before = numbers(model(tokens))
+    kinds = {"Linear", "RMSNorm", "Embedding", "QuantizedLinear", "QuantizedEmbedding", "RoPE"}
+    known = [m for _, m in model.named_modules() if type(m).__name__ in kinds]
+    assert install(model) == len(known) == 2 * (7 + 2 + 1) + 2
+    assert all(type(m).__module__ == modules.__name__ for m in known)
+    np.testing.assert_allclose(numbers(model(tokens)), before, rtol=0, atol=1e-4 * abs(before).max())
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+@pytest.mark.parametrize("transpose", [True, False])
+def test_linears_of_each_head_of_the_fallback_package(bits, transpose):
+    mla = pytest.importorskip("mlx_lm.models.mla")
+    layer = mla.MultiLinear(64, 96, 4)
+    model = nn.Sequential(layer.to_quantized(32, bits) if bits else layer)
+    x = random(np.random.default_rng(0), (2, 4, 5, 64 if transpose else 96))
+    before = numbers(model.layers[0](x, transpose=transpose))
+    assert install(model) == 1
+    np.testing.assert_allclose(numbers(model.layers[0](x, transpose=transpose)), before, atol=1e-5 * abs(before).max())
+
+
+@pytest.mark.parametrize(("module", "shape"), [
+    (nn.Conv1d(6, 8, 3, stride=2, padding=1), (2, 11, 6)),
+    (nn.Conv1d(6, 6, 4, groups=6, bias=False), (2, 9, 6)),
+    (nn.Conv2d(3, 8, 14, stride=14, bias=False), (1, 30, 28, 3)),
+    (nn.Conv2d(4, 8, (3, 5), stride=(2, 1), padding=(1, 2), groups=2), (2, 9, 8, 4)),
+    (nn.Conv2d(4, 4, 3, dilation=2), (2, 9, 8, 4)),
+    (nn.Conv3d(3, 8, (2, 4, 4), stride=(2, 4, 4)), (1, 5, 9, 8, 3)),
+    (nn.Conv3d(3, 8, 2, stride=1), (1, 4, 5, 6, 3)),
+    (nn.LayerNorm(6), (3, 6)),
+    (nn.LayerNorm(6, affine=False), (3, 6)),
+    (nn.RMSNorm(6), (3, 6)),
+    (nn.RoPE(8, traditional=True, base=100, scale=0.5), (1, 2, 5, 10)),
+])
+def test_other_modules(module, shape):
+    x = random(np.random.default_rng(0), shape)
+    model = nn.Sequential(module)
+    before = numbers(model(x))
+    assert install(model) == 1
+    np.testing.assert_allclose(numbers(model(x)), before, rtol=0, atol=1e-5 * abs(before).max())
+
+
 def test_compiled_functions_need_no_compiler_afterwards(tmp_path):
     code = (
         "import mlx.core as mx, mlx.nn as nn\n"

@@ -20,7 +20,7 @@ def test_any_size(rows, columns, count, x_type, w_type, biased, seed):
     rng = np.random.default_rng(seed)
     x, w = random(rng, (count, columns), x_type), random(rng, (rows, columns), w_type)
     bias = random(rng, (rows,), w_type) if biased else None
-    want = numbers(x) @ numbers(w).T + (numbers(bias) if biased else 0)
+    want = numbers(x) @ numbers(w).T + (0 if bias is None else numbers(bias))
     expected = x_type if x_type == w_type else mx.float32
     check(ops.linear(x, w, bias), want, abs(numbers(x)) @ abs(numbers(w)).T + 1, expected)
 

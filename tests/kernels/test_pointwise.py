@@ -1,5 +1,7 @@
 """Norms and gates against float64; what isn't finite stays visible in every operation."""
 
+import math
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def test_layer_norm(shape, D, x_type, weighted, biased):
     weight, bias = (random(rng, (D,), x_type) if there else None for there in (weighted, biased))
     a = numbers(x)
     want = (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-3)
-    want = want * (numbers(weight) if weighted else 1) + (numbers(bias) if biased else 0)
+    want = want * (1 if weight is None else numbers(weight)) + (0 if bias is None else numbers(bias))
     check(ops.layer_norm(x, weight, bias, 1e-3), want, 10 + abs(want), x_type)
 
 
@@ -67,6 +69,44 @@ def test_geglu(shape, D, dtype, size):
     want = 0.5 * g * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g**3))) * u
     check(ops.geglu(gate, up), want, abs(u), dtype, terms=1e-6)
     assert mx.allclose(ops.geglu(gate, up), plain.geglu(gate, up), rtol=0.05, atol=0.05)
+
+
+def integral(x):
+    """The normal distribution's integral up to x."""
+    return np.vectorize(math.erfc, otypes=[float])(-x / np.sqrt(2)) / 2
+
+
+ACTIVATIONS = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x * integral(x),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@given(shape=shapes, D=st.integers(1, 150), dtype=dtypes, size=st.sampled_from((1, 8, 200)), swapped=st.booleans())
+def test_activation(name, shape, D, dtype, size, swapped):
+    x = random(np.random.default_rng(D), (*shape, D), dtype, size)
+    x = x.transpose() if swapped else x
+    with np.errstate(over="ignore"):
+        want = ACTIVATIONS[name](numbers(x))
+    want = want if dtype != mx.float16 else np.where(want > 65519, np.inf, want)
+    finite = np.isfinite(want)
+    y = getattr(ops, name)(x)
+    check(mx.where(mx.array(finite), y, 0), np.where(finite, want, 0), abs(numbers(x)), dtype, terms=3e-7)
+    assert mx.allclose(getattr(ops, name)(x), getattr(plain, name)(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_of_what_is_not_finite_and_its_gradient(name):
+    run, want = getattr(ops, name), getattr(plain, name)
+    y = numbers(run(mx.array([mx.nan, mx.inf, 1.0])))
+    assert np.isnan(y[0]) and y[1] == np.inf and np.isfinite(y[2])
+    x = mx.linspace(-4, 4, 37)
+    got, expected = (numbers(mx.grad(lambda x, f=f: f(x).sum())(x)) for f in (run, want))
+    np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def test_large_arrays_are_shared_out():

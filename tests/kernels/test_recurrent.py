@@ -98,7 +98,7 @@ def test_in_parts_is_as_at_once():
         state, pieces = inputs[-1], []
         for cut in (slice(0, 13), slice(13, 14), slice(14, 20)):
             part = [t[:, cut] if long else t for t, long in zip(inputs[:-1], per_position, strict=True)]
-            y, state = scan(*part, state)
+            y, state = scan(*part, state)  # pyright: ignore[reportCallIssue]
             pieces.append(y)
         np.testing.assert_array_equal(numbers(mx.concatenate(pieces, axis=1)), numbers(whole))
         np.testing.assert_array_equal(numbers(state), numbers(last))
@@ -140,14 +140,14 @@ def test_causal_conv(B, L, C, width, biased, dtype, sliced):
     bias = random(rng, (C,), dtype) if biased else None
     y = ops.causal_conv(x, weight, bias)
     xs, w = numbers(x), numbers(weight)[..., 0].T
-    want = sum(xs[:, k : k + L] * w[k] for k in range(width)) + (0 if bias is None else numbers(bias))
+    want = np.sum([xs[:, k : k + L] * w[k] for k in range(width)], axis=0) + (0 if bias is None else numbers(bias))
     check(y, want, 10, dtype)
 
 
 def test_long_convolutions_are_shared_out():
     rng = np.random.default_rng(0)
     x, weight = random(rng, (2, 203, 300)), random(rng, (300, 4, 1))
-    want = sum(numbers(x)[:, k : k + 200] * numbers(weight)[..., 0].T[k] for k in range(4))
+    want = np.sum([numbers(x)[:, k : k + 200] * numbers(weight)[..., 0].T[k] for k in range(4)], axis=0)
     check(ops.causal_conv(x, weight, None), want, 10)
 
 

@@ -19,7 +19,7 @@ def test_any_kind(B, H, L, D, half, traditional, own, scale, dtype, offset, swap
     half = min(half, D // 2)
     rng = np.random.default_rng(B * 100 + L)
     x = random(rng, (B, L, H, D), dtype).swapaxes(1, 2) if swapped else random(rng, (B, H, L, D), dtype)
-    freqs = np.float32(rng.uniform(1, 50, half))
+    freqs = rng.uniform(1, 50, half).astype(np.float32)
     inverse = 1 / freqs.astype(np.float64) if own else 1e4 ** (-np.arange(half) / half)
     offsets = [int(rng.integers(0, 90))] * B if offset != "rows" else [int(o) for o in rng.integers(0, 90, B)]
     given_offset = offsets[0] if offset == "int" else mx.array(offsets[0] if offset == "scalar" else offsets)

@@ -78,6 +78,12 @@ static MaybeArray experts_step(const mx::array& x, const mx::array& picks, const
   return op_experts_step(x, picks, weights, shapes, arrays, gate == "gelu" ? Gate::gelu_tanh : Gate::silu);
 }
 
+static auto route(const mx::array& logits, const MaybeArray& bias, int k, const std::string& softmax, int groups,
+                  int keep_groups, int group_best, bool normalise, float scale, float eps) {
+  const Softmax when = softmax == "before" ? Softmax::before : softmax == "after" ? Softmax::after : Softmax::none;
+  return op_route(logits, bias, {k, when, groups, keep_groups, group_best, normalise, scale, eps});
+}
+
 static auto run_block(const BlockHandle& block, const mx::array& x,
                       const std::vector<mx::array>& arrays, const mx::array& keys, const mx::array& values, int start,
                       int first, const Offset& offset, const AnyMask& mask) {
@@ -125,6 +131,8 @@ NB_MODULE(_cpu, m) {
   m.def("make_stack", &stack_of, "blocks"_a, "arrays"_a);
   m.def("stack", &run_stack, "stack"_a, "x"_a, "keys"_a, "values"_a, "places"_a, "offset"_a, "masks"_a);
   m.def("unchanged", &unchanged, "held"_a);
+  m.def("route", &route, "logits"_a, "bias"_a.none(), "k"_a, "softmax"_a, "groups"_a, "keep_groups"_a, "group_best"_a,
+        "normalise"_a, "scale"_a, "eps"_a);
   m.attr("mlx_version") = compiled_version();
   m.def("choose", &choose, "forced"_a);
   m.def("threads", &pool_size);
@@ -135,7 +143,11 @@ NB_MODULE(_cpu, m) {
   m.def("relu2", &op_relu2, "x"_a);
   m.def("swiglu", &op_swiglu, "gate"_a, "up"_a);
   m.def("geglu", &op_geglu, "gate"_a, "up"_a);
+  m.def("gelu", &op_gelu, "x"_a);
+  m.def("gelu_tanh", &op_gelu_tanh, "x"_a);
+  m.def("quick_gelu", &op_quick_gelu, "x"_a);
   m.def("linear", &op_linear, "x"_a, "weight"_a, "bias"_a = nb::none());
+  m.def("matmul", &op_matmul, "a"_a, "b"_a);
   m.def("rope", &op_rope, "x"_a, "dims"_a, nb::kw_only(), "traditional"_a = false, "base"_a.none() = 10000.0f,
         "scale"_a = 1.0f, "offset"_a = 0, "freqs"_a = nb::none());
   m.def("attention", &op_attention, "q"_a, "k"_a, "v"_a, nb::kw_only(), "scale"_a, "mask"_a = nb::none(),
@@ -153,6 +165,8 @@ NB_MODULE(_cpu, m) {
         "bits"_a = nb::none(), "mode"_a = "affine", "global_scale"_a = nb::none(), "sorted_indices"_a = false);
   m.def("gather_mm", &op_gather_mm, "x"_a, "w"_a, nb::kw_only(), "lhs_indices"_a = nb::none(),
         "rhs_indices"_a = nb::none(), "sorted_indices"_a = false);
+  m.def("conv2d", &op_conv2d, "x"_a, "weight"_a, "bias"_a = nb::none(), nb::kw_only(), "stride"_a = std::pair(1, 1),
+        "padding"_a = std::pair(std::pair(0, 0), std::pair(0, 0)), "dilation"_a = std::pair(1, 1), "groups"_a = 1);
   m.def("causal_conv", &op_causal_conv, "x"_a, "weight"_a, "bias"_a = nb::none());
   m.def("selective_scan", &op_selective_scan, "x"_a, "dt"_a, "a"_a, "b"_a, "c"_a, "state"_a = nb::none());
   m.def("ssm_scan", &op_ssm_scan, "x"_a, "dt"_a, "a"_a, "b"_a, "c"_a, "state"_a = nb::none());

@@ -1,6 +1,8 @@
 // All kernels for one instruction set: the build compiles this file once for each, with MLXLM_LEVEL and its flags.
 #include "attention_decode.h"
 #include "attention_tiled.h"
+#include "columns.h"
+#include "convolution.h"
 #include "dense.h"
 #include "pointwise.h"
 #include "quantized.h"
@@ -31,7 +33,8 @@ constexpr const char* name = "scalar";
 
 constexpr Table table = {name,      quantized_matmul, few_rows,   dense_matmul, quantized_rows, rms_norm,
                          layer_norm, gated,           squared_relu, add,        argmax,         rope,
-                         attention,  causal_conv, selective_scan, state_space, delta_rule,  to_f32};
+                         attention,  causal_conv, selective_scan, state_space, delta_rule,  to_f32,
+                         from_f32,   quantized_by_columns, dense_by_columns, conv2d};
 
 }  // namespace
 

@@ -1,4 +1,5 @@
 // Gathered matmul, quantized and dense, as MLX operations.
+#include "batches.h"
 #include "experts.h"
 #include "ops.h"
 #include "primitive.h"
@@ -7,41 +8,6 @@
 namespace mlxlm {
 
 namespace {
-
-// For each pair of the broadcast batch, which block of x it reads: what MLX does when no lhs_indices are given.
-std::vector<int32_t> blocks_of(const mx::Shape& batch, const mx::Shape& pairs) {
-  int64_t count = 1;
-  for (int n : pairs) count *= n;
-  std::vector<int32_t> from(count);
-  const int missing = int(pairs.size() - batch.size());
-  for (int64_t i = 0; i < count; i++) {
-    int64_t rest = i, block = 0, step = 1;
-    for (int axis = int(pairs.size()) - 1; axis >= 0; axis--) {
-      const int64_t at = rest % pairs[axis];
-      rest /= pairs[axis];
-      if (axis < missing) continue;
-      if (batch[axis - missing] != 1) block += at * step;
-      step *= batch[axis - missing];
-    }
-    from[i] = int32_t(block);
-  }
-  return from;
-}
-
-// The shape of the pairs, or nothing where the two don't broadcast.
-std::optional<mx::Shape> broadcast(const mx::Shape& a, const mx::Shape& b) {
-  const mx::Shape &longer = a.size() >= b.size() ? a : b, &shorter = a.size() >= b.size() ? b : a;
-  mx::Shape out = longer;
-  const size_t missing = longer.size() - shorter.size();
-  for (size_t i = 0; i < shorter.size(); i++) {
-    const int n = longer[i + missing], m = shorter[i];
-    if (n != m && n != 1 && m != 1) return std::nullopt;
-    out[i + missing] = n == 1 ? m : n;
-  }
-  return out;
-}
-
-mx::Shape batch_of(const mx::array& a) { return mx::Shape(a.shape().begin(), a.shape().end() - 2); }
 
 // Inputs: x, the experts' indices, then the matrices.
 class GatherMatmul : public Kernel {
@@ -63,14 +29,13 @@ class GatherMatmul : public Kernel {
 
 class QuantizedGather : public GatherMatmul {
  public:
-  QuantizedGather(mx::Stream s, std::vector<int32_t> from, mx::Shape batch, const Layout& l)
-      : GatherMatmul(s, std::move(from), std::move(batch)), layout_(l) {}
+  QuantizedGather(mx::Stream s, std::vector<int32_t> from, mx::Shape batch, const Layout& l, bool transpose)
+      : GatherMatmul(s, std::move(from), std::move(batch)), layout_(l), transpose_(transpose) {}
   const char* name() const override { return "mlxlm.QuantizedGather"; }
 
   mx::array plain(const std::vector<mx::array>& in) const override {
-    const MaybeArray biases = layout_.affine() ? MaybeArray(in[4]) : std::nullopt;
-    auto y = mx::gather_qmm(in[0], in[2], in[3], biases, from_array(), in[1], true, layout_.group, layout_.bits,
-                            layout_.mode());
+    auto y = mx::gather_qmm(in[0], in[2], in[3], biases(in), from_array(), in[1], transpose_, layout_.group,
+                            layout_.bits, layout_.mode());
     return mx::astype(y, in[0].dtype());
   }
 
@@ -78,24 +43,34 @@ class QuantizedGather : public GatherMatmul {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     ExpertRows rows = rows_of(in, out, in[2].shape(0), encoder);
     // The primitive may be gone when this runs: the indices go along.
-    encoder.dispatch([rows, first = matrix_of(layout_, in, 2, encoder), from = from_]() mutable {
+    encoder.dispatch([rows, first = matrix_of(layout_, in, 2, encoder), transpose = transpose_, from = from_]() mutable {
       rows.from = from.data();
       run_experts(rows, [&](int expert, const MatmulRows& r) {
-        QuantizedMatrix w = first;
-        const size_t scales = size_t(expert) * w.N * w.groups() * w.scale_size();
-        w.codes += size_t(expert) * w.N * w.row_bytes();
-        w.scales = (const char*)w.scales + scales;
-        if (w.biases) w.biases = (const char*)w.biases + scales;
-        kernels().quantized_matmul(w, r);
+        transpose ? kernels().quantized_matmul(first.at(expert), r) : kernels().quantized_by_columns(first.at(expert), r);
       });
     });
   }
 
+  std::vector<mx::array> vjp(const std::vector<mx::array>& in, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override {
+    std::vector<mx::array> out;
+    for (int i : argnums)
+      out.push_back(i == 0 ? summed_to(op_gather_qmm(cotangents[0], in[2], in[3], biases(in), std::nullopt, in[1],
+                                                     !transpose_, layout_.group, layout_.bits, layout_.mode(),
+                                                     std::nullopt, false), in[0])
+                           : Kernel::vjp(in, cotangents, {i}, outputs)[0]);
+    return out;
+  }
+
  private:
+  MaybeArray biases(const std::vector<mx::array>& in) const {
+    return layout_.affine() ? MaybeArray(in[4]) : std::nullopt;
+  }
   Layout layout_;
+  bool transpose_;
 };
 
-// The matrices are (E, K, N), as mx.gather_mm takes them; fast where K is the contiguous axis.
+// The matrices are (E, K, N), as mx.gather_mm takes them; K or N is the contiguous axis.
 class DenseGather : public GatherMatmul {
  public:
   using GatherMatmul::GatherMatmul;
@@ -108,17 +83,28 @@ class DenseGather : public GatherMatmul {
 
   void eval_cpu(const std::vector<mx::array>& in, mx::array& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    const mx::array& w = in[2];
+    mx::array w = in[2];
+    bool by_rows;
+    const DenseMatrix first = make_matrix(w, by_rows, encoder);
     ExpertRows rows = rows_of(in, out, w.shape(0), encoder);
-    const DenseMatrix first{w.data<void>(), kernel_type(w.dtype()), w.shape(2), w.shape(1), w.strides(2)};
-    encoder.dispatch([rows, first, apart = w.strides(0), from = from_]() mutable {
+    encoder.dispatch([rows, first, by_rows, apart = w.strides(0), from = from_]() mutable {
       rows.from = from.data();
       run_experts(rows, [&](int expert, const MatmulRows& r) {
         DenseMatrix m = first;
-        m.data = (const char*)m.data + size_of(m.type) * apart * expert;
-        kernels().dense_matmul(m, r);
+        m.data = (const char*)m.data + int64_t(size_of(m.type)) * apart * expert;
+        by_rows ? kernels().dense_matmul(m, r) : kernels().dense_by_columns(m, r);
       });
     });
+  }
+
+  std::vector<mx::array> vjp(const std::vector<mx::array>& in, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override {
+    std::vector<mx::array> out;
+    for (int i : argnums)
+      out.push_back(i == 0 ? summed_to(op_gather_mm(cotangents[0], mx::swapaxes(in[2], 1, 2), std::nullopt, in[1], false),
+                                       in[0])
+                           : Kernel::vjp(in, cotangents, {i}, outputs)[0]);
+    return out;
   }
 };
 
@@ -146,15 +132,16 @@ mx::array op_gather_qmm(const mx::array& x, const mx::array& w, const mx::array&
                         std::optional<int> group_size, std::optional<int> bits, const std::string& mode,
                         const MaybeArray& global_scale, bool sorted_indices) {
   const Layout l = layout_of(w, scales, biases, group_size, bits, mode, 3);
-  const auto pairs = l.valid && transpose && !global_scale ? pairs_of(x, lhs_indices, rhs_indices) : std::nullopt;
-  if (!pairs || x.shape(-1) != scales.shape(-1) * l.group)
+  const auto pairs = l.valid && !global_scale ? pairs_of(x, lhs_indices, rhs_indices) : std::nullopt;
+  const int wide = pairs ? scales.shape(-1) * l.group : 0;
+  if (!pairs || x.shape(-1) != (transpose ? wide : w.shape(1)))
     return mx::astype(mx::gather_qmm(x, w, scales, biases, lhs_indices, rhs_indices, transpose, group_size, bits, mode,
                                      global_scale, sorted_indices),
                       x.dtype());
   std::vector<mx::array> inputs{x, mx::astype(mx::broadcast_to(*rhs_indices, pairs->first), mx::uint32), w, scales};
   if (biases) inputs.push_back(*biases);
-  auto kernel = std::make_shared<QuantizedGather>(cpu_stream(), pairs->second, pairs->first, l);
-  return mx::array(result_shape(pairs->first, x.shape(-2), w.shape(1)), x.dtype(), std::move(kernel), std::move(inputs));
+  auto kernel = std::make_shared<QuantizedGather>(cpu_stream(), pairs->second, pairs->first, l, transpose);
+  return mx::array(result_shape(pairs->first, x.shape(-2), transpose ? w.shape(1) : wide), x.dtype(), std::move(kernel), std::move(inputs));
 }
 
 mx::array op_gather_mm(const mx::array& x, const mx::array& w, const MaybeArray& lhs_indices,
@@ -167,10 +154,8 @@ mx::array op_gather_mm(const mx::array& x, const mx::array& w, const MaybeArray&
     auto wide = [](const mx::array& a) { return on_cpu() ? mx::astype(a, mx::float32) : a; };
     return mx::astype(mx::gather_mm(wide(x), wide(w), lhs_indices, rhs_indices, sorted_indices), type);
   }
-  // K has to be contiguous. Where it already is, as in a stack of (N, K) seen the other way, this moves nothing.
-  auto rows_of_k = mx::swapaxes(mx::contiguous(mx::swapaxes(w, 1, 2)), 1, 2);
   std::vector<mx::array> inputs{mx::astype(x, type),
-                                mx::astype(mx::broadcast_to(*rhs_indices, pairs->first), mx::uint32), rows_of_k};
+                                mx::astype(mx::broadcast_to(*rhs_indices, pairs->first), mx::uint32), w};
   auto kernel = std::make_shared<DenseGather>(cpu_stream(), pairs->second, pairs->first);
   return mx::array(result_shape(pairs->first, x.shape(-2), w.shape(2)), type, std::move(kernel), std::move(inputs));
 }

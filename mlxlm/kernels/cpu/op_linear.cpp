@@ -30,6 +30,18 @@ class Linear : public Kernel {
       kernels().dense_matmul(matrix, rows);
     });
   }
+
+  std::vector<mx::array> vjp(const std::vector<mx::array>& in, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums, const std::vector<mx::array>&) override {
+    const mx::array &y = cotangents[0], rows = mx::reshape(y, {-1, y.shape(-1)});
+    std::vector<mx::array> out;
+    for (int i : argnums) {
+      if (i == 0) out.push_back(mx::astype(op_matmul(y, in[1]), in[0].dtype()));
+      else if (i == 2) out.push_back(summed_to(rows, in[2]));
+      else out.push_back(mx::astype(op_matmul(mx::transpose(rows), mx::reshape(in[0], {-1, in[0].shape(-1)})), in[1].dtype()));
+    }
+    return out;
+  }
 };
 
 }  // namespace
@@ -39,7 +51,7 @@ mx::array op_linear(const mx::array& x, const mx::array& weight, const MaybeArra
                     x.ndim() > 0 && x.shape(-1) == weight.shape(1) && x.size() > 0 && weight.size() > 0 &&
                     (!bias || (is_kernel_float(bias->dtype()) && bias->ndim() == 1 && bias->shape(0) == weight.shape(0)));
   if (!fits) {
-    auto y = mx::matmul(x, mx::swapaxes(weight, -1, -2));
+    auto y = weight.ndim() < 2 ? mx::matmul(x, weight) : op_matmul(x, mx::swapaxes(weight, -1, -2));
     return bias ? mx::add(y, *bias) : y;
   }
   mx::Dtype type = mx::result_type(x, weight);

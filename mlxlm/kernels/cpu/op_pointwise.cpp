@@ -69,8 +69,15 @@ mx::array plain_gelu(const mx::array& x) {
 }
 
 mx::array plain_opened(Gate kind, const mx::array& x) {
-  if (kind == Gate::squared_relu) return mx::square(mx::maximum(x, mx::array(0.f, x.dtype())));
-  return kind == Gate::silu ? mx::multiply(x, mx::sigmoid(x)) : plain_gelu(x);
+  auto number = [&](float f) { return mx::array(f, x.dtype()); };
+  switch (kind) {
+    case Gate::silu: return mx::multiply(x, mx::sigmoid(x));
+    case Gate::gelu_tanh: return plain_gelu(x);
+    case Gate::squared_relu: return mx::square(mx::maximum(x, number(0)));
+    case Gate::gelu:
+      return mx::divide(mx::multiply(x, mx::add(number(1), mx::erf(mx::multiply(x, number(0.70710678118f))))), number(2));
+    default: return mx::multiply(x, mx::sigmoid(mx::multiply(number(1.702f), x)));
+  }
 }
 
 mx::array plain_gated(Gate kind, const mx::array& gate, const MaybeArray& up) {
@@ -159,6 +166,12 @@ mx::array op_argmax(const mx::array& x) {
 mx::array op_silu(const mx::array& x) { return op_gated(Gate::silu, x, std::nullopt); }
 
 mx::array op_relu2(const mx::array& x) { return op_gated(Gate::squared_relu, x, std::nullopt); }
+
+mx::array op_gelu(const mx::array& x) { return op_gated(Gate::gelu, x, std::nullopt); }
+
+mx::array op_gelu_tanh(const mx::array& x) { return op_gated(Gate::gelu_tanh, x, std::nullopt); }
+
+mx::array op_quick_gelu(const mx::array& x) { return op_gated(Gate::quick_gelu, x, std::nullopt); }
 
 mx::array op_swiglu(const mx::array& gate, const mx::array& up) { return op_gated(Gate::silu, gate, up); }
 

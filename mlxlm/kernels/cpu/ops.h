@@ -26,6 +26,10 @@ mx::array op_gather_qmm(const mx::array& x, const mx::array& w, const mx::array&
                         const MaybeArray& global_scale, bool sorted_indices);
 mx::array op_gather_mm(const mx::array& x, const mx::array& w, const MaybeArray& lhs_indices,
                        const MaybeArray& rhs_indices, bool sorted_indices);
+// a (..., M, K) by b (..., K, N), as mx::matmul.
+mx::array op_matmul(const mx::array& a, const mx::array& b);
+// A gradient's sum over the axes that `like` was broadcast along, in its shape and dtype.
+mx::array summed_to(const mx::array& gradient, const mx::array& like);
 mx::array op_linear(const mx::array& x, const mx::array& weight, const MaybeArray& bias);
 mx::array op_rms_norm(const mx::array& x, const MaybeArray& weight, float eps);
 mx::array op_layer_norm(const mx::array& x, const MaybeArray& weight, const MaybeArray& bias, float eps);
@@ -34,6 +38,9 @@ mx::array op_silu(const mx::array& x);
 mx::array op_relu2(const mx::array& x);
 mx::array op_swiglu(const mx::array& gate, const mx::array& up);
 mx::array op_geglu(const mx::array& gate, const mx::array& up);
+mx::array op_gelu(const mx::array& x);
+mx::array op_gelu_tanh(const mx::array& x);
+mx::array op_quick_gelu(const mx::array& x);
 mx::array op_rope(const mx::array& x, int dims, bool traditional, std::optional<float> base, float scale,
                   const std::variant<int, mx::array>& offset, const MaybeArray& freqs);
 // Scores become cap * tanh(score / cap) before the mask, where there is a cap.
@@ -47,8 +54,29 @@ MaybeArray op_packed_attention(const mx::array& q, const std::vector<mx::array>&
                                const std::variant<std::monostate, std::string, mx::array>& mask, const MaybeArray& sinks,
                                const std::optional<float>& cap);
 
+// How a router's logits (or scores) become weights: a softmax over all of them, over the chosen ones, or none.
+enum class Softmax : int { none, before, after };
+
+// `k` experts a token. Of `groups` of experts `keep_groups` stay in the race, by the sum of their `group_best` best ones.
+struct RouteShape {
+  int k;
+  Softmax softmax;
+  int groups, keep_groups, group_best;
+  bool normalise;
+  float scale, eps;
+};
+
+// (picks, weights), both (..., k), of logits (..., experts) and a bias that steers the choice alone; nothing where it
+// can't be done.
+std::optional<std::pair<mx::array, mx::array>> op_route(const mx::array& logits, const MaybeArray& bias,
+                                                        const RouteShape& shape);
+
 // x (B, L + width - 1, C) by weight (C, width, 1), each channel for itself: (B, L, C).
 mx::array op_causal_conv(const mx::array& x, const mx::array& weight, const MaybeArray& bias);
+
+// x (N, H, W, C) by weight (O, kernel, kernel, C / groups); pairs are of rows and columns, padding before and after each.
+mx::array op_conv2d(const mx::array& x, const mx::array& weight, const MaybeArray& bias, std::pair<int, int> stride,
+                    std::pair<std::pair<int, int>, std::pair<int, int>> padding, std::pair<int, int> dilation, int groups);
 
 // Each gives y and the state after the last position.
 std::pair<mx::array, mx::array> op_ssm_scan(const mx::array& x, const mx::array& dt, const mx::array& a,

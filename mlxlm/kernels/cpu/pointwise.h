@@ -80,13 +80,34 @@ void layer_norm(Dtype type, const void* x, const float* weight, const float* bia
   });
 }
 
-// The first two are x sigmoid(t(x)): 1 + tanh(u) is 2 sigmoid(2 u).
+// The normal distribution's integral up to x, by the complementary error function of Numerical Recipes, section 6.2:
+// a relative error of 1.2e-7.
+inline V normal_integral(V x) {
+  const V z = (x < 0.f ? -x : x) * 0.70710678118f, t = 1.f / fma(z, splat(0.5f), splat(1.f));
+  V p = splat(0.17087277f);
+  p = fma(p, t, splat(-0.82215223f));
+  p = fma(p, t, splat(1.48851587f));
+  p = fma(p, t, splat(-1.13520398f));
+  p = fma(p, t, splat(0.27886807f));
+  p = fma(p, t, splat(-0.18628806f));
+  p = fma(p, t, splat(0.09678418f));
+  p = fma(p, t, splat(0.37409196f));
+  p = fma(p, t, splat(1.00002368f));
+  p = fma(p, t, splat(-1.26551223f));
+  const V half = 0.5f * t * vexp(fma(-z, z, p));
+  return x < 0.f ? half : 1.f - half;
+}
+
+// But for two they are x sigmoid(t(x)): 1 + tanh(u) is 2 sigmoid(2 u).
 inline V opened(V x, Gate gate) {
   if (gate == Gate::squared_relu) {
     const V open = x < 0.f ? V{} : x;  // NaN stays
     return open * open;
   }
-  const V t = gate == Gate::silu ? x : x * fma(x * x, splat(0.0713548162726f), splat(1.59576912161f));
+  if (gate == Gate::gelu) return x * normal_integral(x);
+  const V t = gate == Gate::silu         ? x
+              : gate == Gate::quick_gelu ? 1.702f * x
+                                         : x * fma(x * x, splat(0.0713548162726f), splat(1.59576912161f));
   return x / (vexp(-t) + 1.f);
 }
 
@@ -207,6 +228,12 @@ void argmax(Dtype type, const void* x, uint32_t* out, int64_t rows, int D) {
       }
       out[r] = uint32_t(best);
     }
+  });
+}
+
+void from_f32(Dtype type, const float* x, void* out, int64_t count) {
+  by_type(type, [&]<class T>(T*) {
+    for (int64_t i = 0; i < count; i++) put((T*)out + i, x[i]);
   });
 }
 

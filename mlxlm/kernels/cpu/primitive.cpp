@@ -96,4 +96,11 @@ void make_rows(mx::array& a, mx::cpu::CommandEncoder& encoder) {
   if (a.strides(-1) != 1 && a.shape(-1) != 1) a = row_major_copy(a, encoder);
 }
 
+DenseMatrix make_matrix(mx::array& a, bool& by_rows, mx::cpu::CommandEncoder& encoder) {
+  by_rows = a.strides(-2) == 1;
+  if (!by_rows) make_rows(a, encoder);
+  const int K = a.shape(-2), N = a.shape(-1);
+  return {a.data<void>(), kernel_type(a.dtype()), by_rows ? N : K, by_rows ? K : N, a.strides(by_rows ? -1 : -2)};
+}
+
 }  // namespace mlxlm

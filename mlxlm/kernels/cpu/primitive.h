@@ -40,6 +40,10 @@ const void* row_major(const mx::array& a, mx::cpu::CommandEncoder& encoder);
 // The same, but only the last axis has to be contiguous; `a` is replaced by the copy where one is needed.
 void make_rows(mx::array& a, mx::cpu::CommandEncoder& encoder);
 
+// Float matrices (..., K, N) as they lie in memory: (K, N) row after row, or (N, K) where `by_rows`; `a` is replaced by a
+// copy where neither axis is contiguous. Gives the first of them.
+DenseMatrix make_matrix(mx::array& a, bool& by_rows, mx::cpu::CommandEncoder& encoder);
+
 void allocate(mx::array& out);
 
 // An array as a mask of scores (B, Hq, L, S), and whether it can be one.

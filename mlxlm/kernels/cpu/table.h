@@ -28,6 +28,11 @@ struct Table {
   void (*state_space)(const StateSpace&);
   void (*delta_rule)(const DeltaRule&);
   void (*to_f32)(Dtype, const void* x, float* out, int64_t count);
+  void (*from_f32)(Dtype, const float* x, void* out, int64_t count);
+  // x (M, w.N) by w as it is stored, (w.N, w.K), instead of by its transpose.
+  void (*quantized_by_columns)(const QuantizedMatrix&, const MatmulRows&);
+  void (*dense_by_columns)(const DenseMatrix&, const MatmulRows&);
+  void (*conv2d)(const Convolution2d&);
 };
 
 const Table* table_scalar();

@@ -13,9 +13,9 @@ enum class ScaleType : int { f32, bf16, f16, e8m0, e4m3 };
 // How a weight's code becomes a number: affine is code * scale + bias; the others are code * scale.
 enum class Format : int { affine, fp4, fp8 };
 
-// What a gated unit makes of its gate: x sigmoid(x), or the tanh form of x times the normal distribution's integral, or
-// the square of what is positive.
-enum class Gate : int { silu, gelu_tanh, squared_relu };
+// What an activation, or a gated unit, makes of x: x sigmoid(x), or x times the normal distribution's integral by its tanh
+// form, or the square of what is positive, or that integral itself, or x sigmoid(1.702 x).
+enum class Gate : int { silu, gelu_tanh, squared_relu, gelu, quick_gelu };
 
 struct bf16 {
   uint16_t bits;
@@ -39,6 +39,15 @@ struct QuantizedMatrix {
   size_t row_bytes() const { return size_t(K) / 8 * bits; }
   size_t scale_size() const { return scale_type == ScaleType::f32 ? 4 : scale_type >= ScaleType::e8m0 ? 1 : 2; }
   int groups() const { return K / group; }
+  // The matrix that many further on in a stack of such.
+  QuantizedMatrix at(int64_t index) const {
+    QuantizedMatrix w = *this;
+    const int64_t scale_bytes = index * N * groups() * int64_t(scale_size());
+    w.codes += index * N * int64_t(row_bytes());
+    w.scales = (const char*)w.scales + scale_bytes;
+    if (w.biases) w.biases = (const char*)w.biases + scale_bytes;
+    return w;
+  }
 };
 
 // (N, K) weights in a float type; each row is contiguous, rows are `stride` elements apart.
@@ -128,6 +137,16 @@ struct Convolution {
   void* out;
   const float *weight, *bias;
   int B, L, C, width;
+};
+
+// A convolution of images x (N, in[0], in[1], C) to y (N, out[0], out[1], O), all contiguous: weight (O, kernel[0],
+// kernel[1], C / groups), bias (O,) or null; `before` zeros above and to the left, as many as needed after.
+struct Convolution2d {
+  Dtype type, weight_type;
+  const void *x, *weight;
+  void* y;
+  const float* bias;
+  int N, C, O, groups, in[2], out[2], kernel[2], stride[2], before[2], dilation[2];
 };
 
 // h = exp(dt a) h + dt x b, y = h . c for each of C channels: x and dt (B, L, C), a (C, N), b and c (B, L, N), states

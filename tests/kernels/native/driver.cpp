@@ -180,6 +180,69 @@ struct Kept {
   }
 };
 
+// x by matrices as they are stored, of more columns than a task has.
+void by_columns(Maker& make) {
+  const int N = 1 + make.upto(300), K = 32 * (1 + make.upto(9)), M = 1 + make.upto(20);
+  const Dtype type = Dtype(make.upto(3)), weight = Dtype(make.upto(3));
+  Matrix m(make, Format::affine, (make.upto(2) ? 2 + make.upto(5) : 8), 32, ScaleType(make.upto(3)), N, K);
+  Exact x = numbers(make, type, size_t(M) * N), out(size_of(type) * M * K), bias = numbers(make, Dtype::f32, K);
+  Exact codes(sizeof(float) * N * K), w = numbers(make, weight, size_t(N) * K);
+  std::vector<int64_t> rows(N);
+  for (int n = 0; n < N; n++) rows[n] = n;
+  kernels().quantized_rows(m.w, rows.data(), N, Dtype::f32, codes.as<void>());
+  const auto check = [&](Dtype t, const void* matrix) {
+    for (int i = 0; i < M; i++)
+      for (int k = 0; k < K; k++) {
+        double want = bias.as<float>()[k], bound = 1;
+        for (int n = 0; n < N; n++) {
+          const double p = double(read(type, x.as<void>(), size_t(i) * N + n)) * read(t, matrix, size_t(n) * K + k);
+          want += p, bound += std::fabs(p) + 20;
+        }
+        compare(type, out.as<void>(), size_t(i) * K + k, want, bound);
+      }
+  };
+  kernels().quantized_by_columns(m.w, {type, x.as<void>(), out.as<void>(), bias.as<float>(), M});
+  check(Dtype::f32, codes.as<void>());
+  kernels().dense_by_columns({w.as<void>(), weight, N, K, K}, {type, x.as<void>(), out.as<void>(), bias.as<float>(), M});
+  check(weight, w.as<void>());
+}
+
+double convolved(const Convolution2d& c, int n, int y, int x, int o) {
+  const int each = c.C / c.groups, first = o / (c.O / c.groups) * each;
+  double total = c.bias[o];
+  for (int i = 0; i < c.kernel[0]; i++)
+    for (int j = 0; j < c.kernel[1]; j++) {
+      const int row = y * c.stride[0] + i * c.dilation[0] - c.before[0], column = x * c.stride[1] + j * c.dilation[1] - c.before[1];
+      if (row < 0 || row >= c.in[0] || column < 0 || column >= c.in[1]) continue;
+      for (int k = 0; k < each; k++)
+        total += double(read(c.type, c.x, ((size_t(n) * c.in[0] + row) * c.in[1] + column) * c.C + first + k)) *
+                 read(c.weight_type, c.weight, ((size_t(o) * c.kernel[0] + i) * c.kernel[1] + j) * each + k);
+    }
+  return total;
+}
+
+void convolve(Maker& make) {
+  Convolution2d c{};
+  c.type = Dtype(make.upto(3)), c.weight_type = Dtype(make.upto(3));
+  c.groups = 1 + make.upto(20), c.C = c.groups * (1 + (make.upto(2) ? make.upto(5) : 0)), c.O = c.groups * (1 + make.upto(3)), c.N = 1 + make.upto(2);
+  for (int i = 0; i < 2; i++) {
+    c.kernel[i] = 1 + make.upto(4), c.stride[i] = 1 + make.upto(2), c.dilation[i] = 1 + make.upto(2), c.before[i] = make.upto(3);
+    const int extent = c.dilation[i] * (c.kernel[i] - 1) + 1, after = make.upto(2);
+    c.in[i] = extent + make.upto(20);
+    c.out[i] = (c.in[i] + c.before[i] + after - extent) / c.stride[i] + 1;
+  }
+  Exact x = numbers(make, c.type, size_t(c.N) * c.in[0] * c.in[1] * c.C), bias = numbers(make, Dtype::f32, c.O);
+  Exact w = numbers(make, c.weight_type, size_t(c.O) * c.kernel[0] * c.kernel[1] * (c.C / c.groups));
+  const size_t count = size_t(c.N) * c.out[0] * c.out[1] * c.O;
+  Exact y(size_of(c.type) * count);
+  c.x = x.as<void>(), c.weight = w.as<void>(), c.y = y.as<void>(), c.bias = bias.as<float>();
+  kernels().conv2d(c);
+  for (size_t i = 0; i < count; i += 1 + make.upto(7)) {
+    const size_t at = i / c.O;
+    compare(c.type, c.y, i, convolved(c, int(at / c.out[1] / c.out[0]), int(at / c.out[1] % c.out[0]), int(at % c.out[1]), int(i % c.O)), 100);
+  }
+}
+
 void attend(Maker& make) {
   static const int widths[] = {0, 0, 4, 8};
   const int B = 1 + make.upto(2), Hk = 1 + make.upto(2), Hq = Hk * (1 + make.upto(5)), L = 1 + make.upto(20), S = L + make.upto(90);
@@ -238,6 +301,13 @@ void pointwise(Maker& make) {
   Exact angles = numbers(make, Dtype::f32, count);
   kernels().rope({type, x.as<void>(), out.as<void>(), {int64_t(count), D, D, 1}, 1, 1, rows, D, D / 2 / 2 * 2, make.upto(2) == 0,
                   false, angles.as<float>(), angles.as<float>()});
+  kernels().gated(type, Gate(make.upto(5)), x.as<void>(), y.as<void>(), out.as<void>(), int64_t(count));
+  kernels().gated(type, Gate::gelu, x.as<void>(), nullptr, out.as<void>(), int64_t(count));
+  for (size_t i = 0; i < count; i++) {
+    const double v = read(type, x.as<void>(), i);
+    compare(type, out.as<void>(), i, v * std::erfc(-v / std::sqrt(2)) / 2, 1);
+  }
+  kernels().from_f32(type, angles.as<float>(), out.as<void>(), int64_t(count));
   kernels().squared_relu(type, out.as<void>(), int64_t(count));
 }
 
@@ -258,6 +328,8 @@ void work(unsigned seed, int rounds) {
   for (int i = 0; i < rounds; i++) {
     quantized(make);
     dense(make);
+    by_columns(make);
+    convolve(make);
     attend(make);
     pointwise(make);
     recurrent(make);
