@@ -22,7 +22,7 @@ struct AsFloats {
 
   // sums[m] = the block's codes times x row m, lane by lane. `lanes` is W for a whole block.
   template <int M>
-  static inline void multiply(const uint8_t* p, int lanes, const X* x, size_t length, V (&sums)[M]) {
+  static ALWAYS_INLINE void multiply(const uint8_t* p, int lanes, const X* x, size_t length, V (&sums)[M]) {
     V codes[C::per];
     if (lanes == W) C::unpack(p, codes);
     else C::unpack(p, lanes, codes);
@@ -66,7 +66,7 @@ struct AsPairs {
   }
 
   template <int M>
-  static inline void multiply(const uint8_t* p, int lanes, const X* x, size_t length, V (&sums)[M]) {
+  static ALWAYS_INLINE void multiply(const uint8_t* p, int lanes, const X* x, size_t length, V (&sums)[M]) {
     P codes[Q::vectors];
     Q::unpack(lanes == W ? Q::words(p) : Q::words(p, lanes), Q::table(), codes);
     UNROLL for (int m = 0; m < M; m++) {
@@ -103,7 +103,7 @@ struct AsNibbles {
   }
 
   template <int M>
-  static inline void multiply(const uint8_t* p, int lanes, const X* x, size_t length, V (&sums)[M]) {
+  static ALWAYS_INLINE void multiply(const uint8_t* p, int lanes, const X* x, size_t length, V (&sums)[M]) {
     AsPairs<Q, Parts>::template multiply<M>(p, lanes, x, length, sums);
   }
 };

@@ -12,6 +12,8 @@
 #endif
 
 #define UNROLL _Pragma("GCC unroll 16")
+// For what must not become a call: inside an inner loop a call passes its vectors by memory.
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 namespace {
 using namespace mlxlm;
