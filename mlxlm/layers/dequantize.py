@@ -22,8 +22,9 @@ def plain_weight(module: Any, dtype: mx.Dtype | None = None) -> mx.array:
     """A module's weight as numbers, with ``dtype`` or, of a quantized one, the dtype that its scales stand for."""
     if not is_quantized(module):
         return module.weight if dtype is None else module.weight.astype(dtype)
-    return mx.dequantize(module.weight, **in_number_dtype(module),
-                         group_size=module.group_size, bits=module.bits, mode=module.mode, dtype=dtype)
+    scales: dict[str, Any] = in_number_dtype(module)
+    return mx.dequantize(module.weight, **scales, group_size=module.group_size, bits=module.bits, mode=module.mode,
+                         dtype=dtype)
 
 
 def plain(module: Any, dtype: mx.Dtype | None = None) -> nn.Module | None:
