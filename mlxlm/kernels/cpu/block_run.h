@@ -79,12 +79,23 @@ class Buffers {
   // `first` is the first of the buffers.
   explicit Buffers(const mx::array& first);
   void take(const mx::array& from, mx::array& to, mx::cpu::CommandEncoder& encoder);
-  // What is to be called when the operation has run, whose first buffer this is.
+  // What is to be called when the operation has run, whose first buffer this is: by a `Landing`.
   static std::function<void()> leave(const mx::array& first);
 
  private:
   void settle(const mx::array& from, mx::cpu::CommandEncoder& encoder);
   std::shared_ptr<std::atomic<int64_t>> done_;  // when all that was asked for before is
+};
+
+// Calls at the end of its scope, however that is left: who waits for an operation must not wait for one that failed.
+class Landing {
+ public:
+  explicit Landing(const std::function<void()>& end) : end_(end) {}
+  ~Landing() { end_(); }
+  Landing(const Landing&) = delete;
+
+ private:
+  const std::function<void()>& end_;
 };
 
 }  // namespace mlxlm

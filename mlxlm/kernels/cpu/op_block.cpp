@@ -30,8 +30,8 @@ class Block : public mx::Primitive {
     if (call_.has_offsets) run.set_offsets(in[next++], encoder);
     if (call_.has_mask) set_mask(run.attention.mask, in[next]);
     encoder.dispatch([run, shape = shape_, ended = Buffers::leave(out[1])]() mutable {
+      const Landing landing(ended);
       run();
-      ended();
     });
   }
 

@@ -60,8 +60,8 @@ class Blocks : public mx::Primitive {
       x = y;
     }
     encoder.dispatch([runs = std::move(runs), stack = stack_, ended = Buffers::leave(out[1])]() mutable {
+      const Landing landing(ended);
       for (BlockRun& run : runs) run();
-      ended();
     });
   }
 
