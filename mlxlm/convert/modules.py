@@ -34,7 +34,7 @@ def quantize(model: nn.Module, recipe: Recipe, only: Callable[[str, Any], bool] 
             return False
         wanted = recipe.setting(path, layers)
         setting = wanted.fitting(module["weight"].shape[-1]) if wanted is not None else None
-        if setting is None:
+        if setting is None or module["weight"].size % 32:  # MLX packs whole matrices by 32 numbers, nvfp4's too
             return False
         done[path], weights[path] = setting, module["weight"]
         return setting.as_dict()

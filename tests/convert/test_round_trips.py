@@ -1,7 +1,7 @@
-"""Every kind of architecture in some mode and bits, every mode and bits in some architecture: there and back."""
+"""Every kind of architecture in every mode and bits: there and back, and for some of each pair into mlx-lm."""
 
 import json
-from itertools import cycle
+from itertools import cycle, product
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +15,7 @@ from mlxlm.convert.recipes import BITS
 
 MODES = [(bits, 16 if mode == "nvfp4" else 32, mode) for mode in BITS for bits in BITS[mode]]
 PAIRS = list(zip(tiny_models.KINDS, cycle(MODES), strict=False))
+OTHERS = [pair for pair in product(tiny_models.KINDS, MODES) if pair not in PAIRS]
 IDS = mx.array([[5, 9, 40, 3, 77, 12, 8, 61, 20, 33]])
 
 
@@ -27,7 +28,21 @@ def close(a, b, bound):
     return np.abs(a - b).max() <= bound * (b.max() - b.min())
 
 
-@pytest.mark.parametrize(("kind", "setting"), PAIRS, ids=[f"{k}-{s[2]}-{s[0]}" for k, s in PAIRS])
+def named(pairs):
+    return [f"{kind}-{mode}-{bits}" for kind, (bits, _, mode) in pairs]
+
+
+@pytest.mark.parametrize(("kind", "setting"), OTHERS, ids=named(OTHERS))
+def test_converted_and_dequantized(kind, setting, tmp_path):
+    bits, group, mode = setting
+    source = tiny_models.folder(tiny_models.KINDS[kind])
+    done = convert(source, tmp_path / "q", recipe=Recipe(Setting(bits, group, mode), "uniform", fit=False))
+    assert {s.mode for s in done.settings.values()} >= {mode} and len(done.settings) > 4
+    convert(tmp_path / "q", tmp_path / "plain", dequantized=True)
+    assert close(logits(load_model(tmp_path / "q")), logits(load_model(tmp_path / "plain")), 1e-4)
+
+
+@pytest.mark.parametrize(("kind", "setting"), PAIRS, ids=named(PAIRS))
 def test_converted_dequantized_and_in_mlx_lm(kind, setting, tmp_path):
     from mlx_lm.utils import load_model as theirs
 
