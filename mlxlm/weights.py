@@ -330,7 +330,7 @@ def conv1d_to_mlx(w: mx.array, config: Any) -> mx.array:
 
 def swap_last(w: mx.array, config: Any) -> mx.array:
     """(..., in, out) to (..., out, in)."""
-    return w.swapaxes(-1, -2)
+    return mx.contiguous(w.swapaxes(-1, -2))
 
 
 def apply(rules: Iterable[Rule], weights: Weights, config: Any) -> Weights:

@@ -165,6 +165,7 @@ class Stack:
         while len(plans) < len(layers) and (plan := _whole(layers[len(plans)])) is not None:
             plans.append(plan)
         self.mixers = [plan.mixer for plan in plans]
+        self._kinds: set[Any] = {type(layer) for layer in self.layers[: len(plans)]}
         self._held: list[tuple[dict, str, Any]] = []
         self.native = self._make(plans) if plans else None
 
@@ -180,6 +181,7 @@ class Stack:
     def holds(self, layers: Sequence[Any]) -> bool:
         """Whether these are still the layers, with the very weights that this was made for."""
         same = len(layers) == len(self.layers) and all(map(is_, layers, self.layers))
+        same = same and all(kind.__call__ is kind.fused_call for kind in self._kinds)
         return same and self._kernels.unchanged(self._held)
 
 

@@ -328,9 +328,16 @@ void few_rows(const FewRows& f) {
   by_format(f.w[0], [&]<Format format, int bits>(Codes<format, bits>) {
 #if MLXLM_LEVEL == 513
     using Q = Pairs<format, bits>;
-    if constexpr (Q::fits) return f.type == Dtype::bf16 ? few_rows_as<AsPairs<Q, 1>>(f) : few_rows_as<AsPairs<Q, 2>>(f);
-    if constexpr (format == Format::affine && bits == 8)
-      return f.type == Dtype::bf16 ? few_rows_as<AsNibbles<1>>(f) : few_rows_as<AsNibbles<2>>(f);
+    // Two bf16 numbers hold all of a float16 one, and 16 bits of a float32: enough beside codes of 4 bits and fewer.
+    const bool exact = f.type != Dtype::f32;
+    if constexpr (Q::fits) {
+      if (f.type == Dtype::bf16) return few_rows_as<AsPairs<Q, 1>>(f);
+      if (exact || !Q::across) return few_rows_as<AsPairs<Q, 2>>(f);
+    }
+    if constexpr (format == Format::affine && bits == 8) {
+      if (f.type == Dtype::bf16) return few_rows_as<AsNibbles<1>>(f);
+      if (exact) return few_rows_as<AsNibbles<2>>(f);
+    }
 #endif
     few_rows_as<AsFloats<Codes<format, bits>>>(f);
   });
