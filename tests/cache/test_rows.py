@@ -11,7 +11,7 @@ from mlxlm.cache import KVCache, RecurrentCache, SlidingCache, State
 from mlxlm.decoder import Step
 from mlxlm.errors import GenerationError
 
-BOUND = 2e-5  # of the logits' spread: two float32 runs of one model differ by the order of their sums alone
+BOUND = 5e-5  # of the logits' spread: two float32 runs of one model differ by the order of their sums alone
 
 
 class Row:
