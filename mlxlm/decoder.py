@@ -118,9 +118,7 @@ class Backbone(nn.Module):
     def __call__(self, x: mx.array, state: State, positions=None, shared: dict[Any, Any] | None = None) -> mx.array:
         step = Step(x.shape[1], state, positions, shared)
         x, done = run_stack(self, x, state, step)
-        for i, (layer, cache) in enumerate(zip(self.layers, state, strict=True)):
-            if i < done:
-                continue
+        for i, (layer, cache) in enumerate(zip(self.layers[done:], state[done:], strict=True), done):
             x = layer(x, cache, step)
             if (more := step.shared.get(("after", i))) is not None:
                 x = x + more

@@ -138,7 +138,7 @@ def build_model(
         memory.check_weights(memory.parameters_size(model), checkpoint.path, memory_limit)
     kernels.install(model)
     if not lazy:
-        mx.eval(model.parameters())
+        kernels.settle(model)
     return model
 
 

@@ -51,7 +51,7 @@ def told(checkpoint: Any) -> Iterator[None]:
         name = str(error.where)
         if name.startswith(str(checkpoint.path)):
             raise
-        file = checkpoint.file_of(name) if hasattr(checkpoint, "file_of") else None
+        file = checkpoint.file_of(name)
         raise WeightError(error.problem, where=f"{file or checkpoint.path}: {name}", found=error.found,
                           expected=error.expected, hint=error.hint) from error
     except (ValueError, IndexError, ArithmeticError) as error:

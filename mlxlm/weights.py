@@ -198,7 +198,7 @@ class Split:
         if chosen:
             return [mx.take(w, mx.array(c), axis=axis) for c in chosen]
         if self.interleaved:
-            return [mx.take(w, mx.arange(i, rows, n), axis=axis) for i in range(n)]
+            return [w[(slice(None),) * axis + (slice(i, None, n),)] for i in range(n)]
         cuts = [sum(sizes[: i + 1]) for i in range(n - 1)]
         return list(mx.split(w, cuts, axis=axis))
 
@@ -329,8 +329,8 @@ def conv1d_to_mlx(w: mx.array, config: Any) -> mx.array:
 
 
 def swap_last(w: mx.array, config: Any) -> mx.array:
-    """(..., in, out) to (..., out, in)."""
-    return mx.contiguous(w.swapaxes(-1, -2))
+    """(..., in, out) to (..., out, in): the same numbers in another order, until `kernels.settle` lays them out."""
+    return w.swapaxes(-1, -2)
 
 
 def apply(rules: Iterable[Rule], weights: Weights, config: Any) -> Weights:

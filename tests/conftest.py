@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+from command import mlxlm  # noqa: F401 (a fixture for all)
 from hypothesis import settings
 from small_hub import server  # noqa: F401 (a fixture for all)
 

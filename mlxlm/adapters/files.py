@@ -12,6 +12,7 @@ import mlx.core as mx
 from ..checkpoint.safetensors import read_header
 from ..errors import ConfigError, SourceError, WeightError
 from ..files import read_object
+from ..kernels.scales import FLOATS
 from ..weights import Weights
 from .settings import Peft, scale_of
 
@@ -155,7 +156,7 @@ def _by_module(tensors: Weights, pattern: re.Pattern, file: Path) -> dict[str, W
         match = pattern.fullmatch(name)
         if match is None:
             raise WeightError("a tensor that no adapter of this kind has", where=f"{file}: {name}")
-        if w.dtype not in (mx.float32, mx.float16, mx.bfloat16):
+        if w.dtype not in FLOATS:
             raise WeightError("an adapter's tensor must hold floating-point numbers", where=f"{file}: {name}",
                               found=str(w.dtype))
         found.setdefault(match[1], {})[match[2]] = w

@@ -32,6 +32,10 @@ class Checkpoint(Protocol):
         """Every tensor by name, lazily read. Raises WeightError for a file that is damaged."""
         ...
 
+    def file_of(self, name: str) -> Path | None:
+        """The file of a tensor or of a module's tensors, where there are several; None where that says nothing."""
+        ...
+
     def tokenizer_parts(self) -> Any:
         """The tokenizer where the checkpoint itself holds it (GGUF), else None."""
         ...

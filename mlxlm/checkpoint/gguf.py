@@ -70,6 +70,10 @@ class GGUF:
         weights |= {name: mx.array(value) for name, value in self._values.items()}
         return joined(weights)
 
+    def file_of(self, name: str) -> Path | None:
+        """None: tensors have other names in the file."""
+        return None
+
     def tokenizer_parts(self) -> TokenizerParts:
         """The tokenizer that the metadata describes. Raises TokenizerError or ConfigError where it can't be built."""
         from .gguf_tokenizer import tokenizer_parts

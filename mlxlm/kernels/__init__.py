@@ -47,3 +47,23 @@ def install(model: nn.Module) -> int:
         count = swap_classes(model)
     widen(model, kept=keeps_narrow_scales())
     return count
+
+
+def settle(model: nn.Module) -> None:
+    """Reads a model's weights. Where our kernels are in force, matrices that were turned or thinned out when they were
+    renamed are laid out row by row, one after the other: a kernel goes straight on."""
+    import mlx.core as mx
+
+    from mlxlm.kernels.choice import CHOICE
+
+    mx.eval(model.parameters())
+    if CHOICE.module is None:
+        return
+    for _, module in model.named_modules():
+        for name, w in module.items():
+            if isinstance(w, mx.array) and w.ndim > 1 and w.size:
+                row = w.shape[-1] * w.itemsize
+                seen: Any = memoryview(w)  # pyright: ignore[reportArgumentType]
+                if seen.strides[-2:] != (row, w.itemsize):
+                    module[name] = mx.contiguous(w)
+                    mx.eval(module[name])

@@ -1,6 +1,6 @@
 """The shared layers: a model file composes these and never copies them; what varies comes in as a part."""
 
-from .attention import Attention, LateNormAttention, TemperedAttention, alibi, attend, softcap, softcapped
+from .attention import Attention, LateNormAttention, Softcapped, TemperedAttention, alibi, attend, softcap
 from .blocks import MixerOnly, Parallel, PostNorm, PreNorm, Sandwich
 from .delta import GatedDeltaNet
 from .experts import Experts, ExpertsMLP, SwitchLinear
@@ -40,6 +40,7 @@ __all__ = [
     "Sandwich",
     "SharedGateMoE",
     "ShortConv",
+    "Softcapped",
     "SparseMoE",
     "SwitchLinear",
     "TemperedAttention",
@@ -52,7 +53,6 @@ __all__ = [
     "geglu",
     "make_rope",
     "softcap",
-    "softcapped",
     "swiglu",
     "top_k",
 ]

@@ -61,9 +61,6 @@ class Softcapped:
         return attend(q, k, v, scale=scale, mask=mask, sinks=sinks, cap=self.cap)
 
 
-softcapped = Softcapped
-
-
 def alibi(slopes: mx.array) -> Callable:
     """An ``attend`` that takes ``slopes`` (heads,) times the distance off each score (Press et al., ALiBi)."""
 

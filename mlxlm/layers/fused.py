@@ -49,9 +49,8 @@ class Plan:
 
     def holds(self, parts: Sequence[Any]) -> bool:
         """Whether the block still has the modules that this was made for."""
-        return all(a is b for a, b in zip(self._parts, parts, strict=True)) and all(
-            parent.get(name) is child for parent, name, child in self._made_for
-        )
+        same = all(map(is_, self._parts, parts))
+        return same and (ops.native is None or ops.native.unchanged(self._made_for))
 
     def arrays(self, freqs: mx.array | None) -> list[mx.array | None]:
         """The weights of this call, as they are now."""
@@ -132,13 +131,18 @@ def plan_of(block: Any) -> Plan | None:
     return None if plan.shape is None else plan
 
 
+def _kernels(x: mx.array, step: Any) -> Any:
+    """The kernels where they run such a pass as whole blocks, as far as x and the positions tell; else None."""
+    brief = x.shape[0] * x.shape[1] <= MOST and isinstance(step.positions, int | mx.array)
+    return ops.native if brief else None
+
+
 def run(block: Any, x: mx.array, cache: Any, step: Any) -> tuple[mx.array, bool] | None:
     """(result, whether the MLP was in it) of a block with ``parts()``, or None where its own parts must do it."""
-    if ops.native is None or x.shape[0] * x.shape[1] > MOST:
-        return None
-    plan = plan_of(block)
+    kernels = _kernels(x, step)
+    plan = None if kernels is None else plan_of(block)
     place = None if plan is None else _place(cache, x.shape[1])
-    if plan is None or place is None or not isinstance(step.positions, int | mx.array):
+    if kernels is None or plan is None or place is None:
         return None
     freqs = None
     if plan.rope is not None:
@@ -146,7 +150,7 @@ def run(block: Any, x: mx.array, cache: Any, step: Any) -> tuple[mx.array, bool]
         if gain != 1.0:
             return None
     mask = plan.mixer.mask(cache, step)
-    done = ops.native.block(plan.shape, x, plan.arrays(freqs), *cache.buffers, *place, step.positions, mask)
+    done = kernels.block(plan.shape, x, plan.arrays(freqs), *cache.buffers, *place, step.positions, mask)
     if done is None:
         return None
     _advance(cache, done[1:], x.shape[1])
@@ -199,13 +203,12 @@ def _whole(block: Any) -> Plan | None:
 def run_stack(backbone: Any, x: mx.array, state: Sequence[Any], step: Any) -> tuple[mx.array, int]:
     """What the first layers of a backbone make of x, and how many these are: 0 where they can't be one operation."""
     length = x.shape[1]
-    if ops.native is None or x.shape[0] * length > MOST or step.shared:
-        return x, 0
-    if not isinstance(step.positions, int | mx.array):
+    kernels = _kernels(x, step)
+    if kernels is None or step.shared:
         return x, 0
     stack = backbone.__dict__.get("_stack")
     if stack is None or not stack.holds(backbone.layers):
-        stack = backbone._stack = Stack(ops.native, backbone.layers)
+        stack = backbone._stack = Stack(kernels, backbone.layers)
     if stack.native is None:
         return x, 0
     caches = state[: len(stack.mixers)]
@@ -216,7 +219,7 @@ def run_stack(backbone: Any, x: mx.array, state: Sequence[Any], step: Any) -> tu
     if length > 1 or step.padding is not None:
         masks = [mixer.mask(cache, step) for mixer, cache in zip(stack.mixers, caches, strict=True)]
     keys, values = [cache.buffers[0] for cache in caches], [cache.buffers[1] for cache in caches]
-    done = ops.native.stack(stack.native, x, keys, values, places, step.positions, masks)
+    done = kernels.stack(stack.native, x, keys, values, places, step.positions, masks)
     if done is None:
         return x, 0
     for cache, *buffers in zip(caches, *done[1:], strict=True):

@@ -8,7 +8,7 @@ from .. import recipe
 from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..decoder import Decoder
-from ..layers import Sandwich, UnitOffsetRMSNorm, attend, gated, softcap, softcapped
+from ..layers import Sandwich, Softcapped, UnitOffsetRMSNorm, attend, gated, softcap
 
 
 @dataclass(kw_only=True)
@@ -31,7 +31,7 @@ def sandwich(c, kind: str, norm: Callable, **parts) -> Sandwich:
         window=c.sliding_window if kind == "sliding_attention" else None,
         scale=c.query_pre_attn_scalar**-0.5,
         bias=c.attention_bias,
-        attend=softcapped(c.attn_logit_softcapping) if c.attn_logit_softcapping else attend,
+        attend=Softcapped(c.attn_logit_softcapping) if c.attn_logit_softcapping else attend,
         **parts,
     )
     # hidden_act stands in configs too, and the model never read it.

@@ -7,7 +7,7 @@ from tiny_models import model
 
 from mlxlm.cache import CachePolicy, KVCache, Packed, QuantizedKVCache, SlidingCache, State, cache_status
 from mlxlm.errors import GenerationError
-from mlxlm.layers.attention import alibi, attend, softcapped
+from mlxlm.layers.attention import Softcapped, alibi, attend
 from mlxlm.load import load_model
 
 HEADS = dict(head_dim=64, num_attention_heads=4, num_key_value_heads=2)
@@ -49,7 +49,7 @@ MASKS = {
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("how", ["plain", "capped", "alibi"])
 def test_attention_on_packed_tokens_is_attention_on_unpacked_ones(mask, how):
-    scored = {"plain": attend, "capped": softcapped(3.0), "alibi": alibi(mx.array([0.5, 0.25, 0.1, 0.05]))}[how]
+    scored = {"plain": attend, "capped": Softcapped(3.0), "alibi": alibi(mx.array([0.5, 0.25, 0.1, 0.05]))}[how]
     seen, length = MASKS[mask]
     cache = QuantizedKVCache(32, 4)
     k, v = cache.update(random(2, 2, 12, 64), random(2, 2, 12, 32))

@@ -176,7 +176,16 @@ for source, out in (sys.argv[1].split(","), sys.argv[2:4]):
 @pytest.mark.parametrize("kind", ["quantized", "plain"])
 def test_experts_kept_one_by_one_never_stand_in_memory_twice(kind, model, tmp_path):
     """At most half as much again as a layer's experts of one projection, together, beside what a tiny model takes."""
-    source, group = _sparse_experts(tmp_path / "m", experts=64, hidden=1024, inner=1280)
+    assert_bounded(*_sparse_experts(tmp_path / "m", experts=64, hidden=1024, inner=1280), kind, model, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["quantized", "plain"])
+def test_experts_stored_the_other_way_round_are_turned_a_part_at_a_time(kind, model, tmp_path):
+    """As above, for gpt-oss, whose gates and ups are one tensor for all experts."""
+    assert_bounded(*_turned_experts(tmp_path / "m", experts=64, hidden=1024, inner=640), kind, model, tmp_path)
+
+
+def assert_bounded(source, group, kind, model, tmp_path):
     arguments = (f"{model},{tmp_path / 'one'}", source, tmp_path / "two", kind)
     done = subprocess.run([sys.executable, "-c", PEAK, *map(str, arguments)], text=True, check=True,
                           capture_output=True)
@@ -186,19 +195,41 @@ def test_experts_kept_one_by_one_never_stand_in_memory_twice(kind, model, tmp_pa
 
 def _sparse_experts(folder, experts, hidden, inner):
     """(a mixture of experts of one layer whose weights are holes in a file, bytes of one projection's experts)."""
-    config = {"model_type": "qwen3_moe", "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 1,
-              "moe_intermediate_size": inner, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64,
-              "vocab_size": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "max_position_embeddings": 64,
-              "num_experts": experts, "num_experts_per_tok": 2, "norm_topk_prob": True, "hidden_act": "silu",
-              "decoder_sparse_step": 1, "mlp_only_layers": [], "rope_theta": 1e4, "attention_bias": False}
+    config = {"model_type": "qwen3_moe", "moe_intermediate_size": inner, "num_experts": experts, "norm_topk_prob": True,
+              "decoder_sparse_step": 1, "mlp_only_layers": [], "attention_bias": False, "tie_word_embeddings": True}
     at = "model.layers.0"
-    shapes = {"model.embed_tokens.weight": (64, hidden), "model.norm.weight": (hidden,),
-              f"{at}.input_layernorm.weight": (hidden,), f"{at}.post_attention_layernorm.weight": (hidden,),
-              f"{at}.self_attn.q_norm.weight": (64,), f"{at}.self_attn.k_norm.weight": (64,),
-              f"{at}.self_attn.o_proj.weight": (hidden, 256), f"{at}.mlp.gate.weight": (experts, hidden),
-              **{f"{at}.self_attn.{p}_proj.weight": (256, hidden) for p in "qkv"},
+    shapes = {f"{at}.self_attn.q_norm.weight": (64,), f"{at}.self_attn.k_norm.weight": (64,),
+              f"{at}.mlp.gate.weight": (experts, hidden),
               **{f"{at}.mlp.experts.{e}.{p}_proj.weight": (inner, hidden) if p != "down" else (hidden, inner)
                  for e in range(experts) for p in ("gate", "up", "down")}}
+    return _sparse(folder, config, shapes, hidden, inner), experts * hidden * inner * 2
+
+
+def _turned_experts(folder, experts, hidden, inner):
+    """(a mixture of one layer whose experts are stored (experts, in, out), bytes of its largest tensor)."""
+    config = {"model_type": "gpt_oss", "num_local_experts": experts, "sliding_window": 64, "attention_bias": True,
+              "layer_types": ["full_attention"], "tie_word_embeddings": False}
+    at = "model.layers.0"
+    shapes = {"lm_head.weight": (64, hidden), f"{at}.self_attn.sinks": (4,), f"{at}.self_attn.o_proj.bias": (hidden,),
+              **{f"{at}.self_attn.{p}_proj.bias": (256,) for p in "qkv"},
+              f"{at}.mlp.router.weight": (experts, hidden), f"{at}.mlp.router.bias": (experts,),
+              f"{at}.mlp.experts.gate_up_proj": (experts, hidden, 2 * inner),
+              f"{at}.mlp.experts.gate_up_proj_bias": (experts, 2 * inner),
+              f"{at}.mlp.experts.down_proj": (experts, inner, hidden),
+              f"{at}.mlp.experts.down_proj_bias": (experts, hidden)}
+    return _sparse(folder, config, shapes, hidden, inner), experts * hidden * 2 * inner * 2
+
+
+def _sparse(folder, config, shapes, hidden, inner):
+    """A checkpoint of one layer, of ``config`` and ``shapes`` beside what every decoder has."""
+    config |= {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 1, "num_attention_heads": 4,
+               "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 64, "rms_norm_eps": 1e-6, "rope_theta": 1e4,
+               "max_position_embeddings": 64, "num_experts_per_tok": 2, "hidden_act": "silu"}
+    at = "model.layers.0"
+    shapes |= {"model.embed_tokens.weight": (64, hidden), "model.norm.weight": (hidden,),
+               f"{at}.input_layernorm.weight": (hidden,), f"{at}.post_attention_layernorm.weight": (hidden,),
+               f"{at}.self_attn.o_proj.weight": (hidden, 256),
+               **{f"{at}.self_attn.{p}_proj.weight": (256, hidden) for p in "qkv"}}
     header, end = {}, 0
     for name, shape in shapes.items():
         size = int(np.prod(shape)) * 2
@@ -210,7 +241,7 @@ def _sparse_experts(folder, experts, hidden, inner):
     with open(folder / "model.safetensors", "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
-    return folder, experts * hidden * inner * 2
+    return folder
 
 
 @pytest.mark.parametrize("inside", [".", "sub", "sub/deeper"])

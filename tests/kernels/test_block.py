@@ -21,12 +21,12 @@ from mlxlm.layers import (
     PreNorm,
     RMSNorm,
     Sandwich,
+    Softcapped,
     UnitOffsetRMSNorm,
     attend,
     fused,
     geglu,
     make_rope,
-    softcapped,
     swiglu,
 )
 
@@ -50,7 +50,7 @@ def make_block(kind, *, dtype=mx.float32, quantized=None, head_norms=False, bias
     attention = Attention(
         DIM, HEADS, KV_HEADS, HEAD_DIM, rope=turn, window=window, bias=bias, sinks=sinks,
         q_norm=norm(HEAD_DIM, 1e-5) if head_norms else None, k_norm=norm(HEAD_DIM, 1e-5) if head_norms else None,
-        attend=attend if cap is None else softcapped(cap))
+        attend=attend if cap is None else Softcapped(cap))
     block = filled(kind(attention, GatedMLP(DIM, 192, glu=glu, bias=bias), lambda: norm(DIM, 1e-6)), seed, dtype)
     if quantized:
         nn.quantize(block, **quantized)

@@ -99,6 +99,18 @@ def test_only_the_first_blocks(counted):
     assert counted.layers == 4
 
 
+def test_weights_that_are_read_when_they_are_needed(counted, tmp_path):
+    backbone = make_backbone(2)
+    (want, _), (_, state) = spoken(backbone, (3, 1), most=0), spoken(backbone, (3,))
+    backbone.save_weights(str(tmp_path / "w.safetensors"))
+    backbone.load_weights(str(tmp_path / "w.safetensors"))
+    rng = np.random.default_rng(1)
+    xs = [mx.array(rng.standard_normal((1, length, DIM)).astype(np.float32)) for length in (3, 1)]
+    got = backbone(xs[1], state)
+    assert counted.layers == 2
+    np.testing.assert_allclose(numbers(got), numbers(want[1]), rtol=0, atol=3e-5 * abs(numbers(want[1])).max())
+
+
 class Twice(PreNorm):
     def __call__(self, x, cache, step):
         return super().__call__(x, cache, step) * 2

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from ...errors import ConfigError, WeightError
+from ...kernels.scales import FLOATS
 from ...weights import Weights
 
 METHODS = {"gptq": "gptq", "awq": "awq", "compressed-tensors": "compressed", "fp8": "fp8", "bitsandbytes": "bnb",
@@ -40,7 +41,7 @@ def opened(checkpoint: Any, config: dict[str, Any], where: object) -> tuple[Weig
 def _check_numbers(weights: Weights) -> None:
     """WeightError for scales that are no numbers, read from arrays of their own, which are let go again."""
     names = [name for name, w in weights.items()
-             if name.endswith(SCALES) and w.dtype in (mx.float16, mx.bfloat16, mx.float32)]
+             if name.endswith(SCALES) and w.dtype in FLOATS]
     for at in range(0, len(names), LOT):
         lot = {name: weights.pop(name) for name in names[at:at + LOT]}
         good = mx.stack([mx.isfinite(w).all() for w in lot.values()])

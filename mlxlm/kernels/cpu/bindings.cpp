@@ -102,7 +102,11 @@ static std::optional<StackHandle> stack_of(const std::vector<BlockHandle>& block
                                            const std::vector<std::vector<mx::array>>& arrays) {
   std::vector<std::shared_ptr<const BlockShape>> shapes;
   for (const BlockHandle& block : blocks) shapes.push_back(block.shape);
-  auto stack = make_stack(shapes, arrays);
+  std::shared_ptr<const Stack> stack;
+  {
+    const nb::gil_scoped_release others;  // lest a thread that lets go of a weight's source waits for this one
+    stack = make_stack(shapes, arrays);
+  }
   if (!stack) return std::nullopt;
   return StackHandle{stack};
 }

@@ -17,10 +17,17 @@ Stack::Stack(const std::vector<std::shared_ptr<const BlockShape>>& shapes,
 std::shared_ptr<const Stack> make_stack(const std::vector<std::shared_ptr<const BlockShape>>& shapes,
                                         const std::vector<std::vector<mx::array>>& arrays) {
   if (shapes.empty() || shapes.size() != arrays.size()) return nullptr;
+  std::vector<mx::array> unread;  // weights that were loaded lazily; the step that is about to be made needs them
+  for (const auto& of_block : arrays)
+    for (const mx::array& a : of_block) {
+      if (a.is_tracer()) return nullptr;
+      if (!a.is_available()) unread.push_back(a);
+    }
+  if (!unread.empty()) mx::eval(unread);
   for (size_t i = 0; i < shapes.size(); i++) {
     if (int(arrays[i].size()) != Places(*shapes[i], 0).end) return nullptr;
     for (const mx::array& a : arrays[i])
-      if (a.is_tracer() || !a.is_available() || !a.flags().row_contiguous) return nullptr;
+      if (!a.flags().row_contiguous) return nullptr;
   }
   return std::make_shared<const Stack>(shapes, arrays);
 }
