@@ -12,10 +12,11 @@ from mlx.utils import tree_flatten, tree_map
 from . import adapters, experts, kernels, memory
 from .architecture import Architecture, TextHalf
 from .checkpoint import Checkpoint, foreign, open_checkpoint
+from .checkpoint.safetensors import PULL_AGAIN
 from .config import text_part
 from .configuration import ModelConfiguration
-from .errors import ConfigError, UsageError
-from .kernels import scales
+from .errors import ConfigError, UsageError, WeightError
+from .kernels import pages, scales
 from .registry import LLMTypeRegistry, TypeRegistry, VLMTypeRegistry
 from .strict import load_strictly, quantize_structure, told
 from .weights import Weights, apply, rename_path
@@ -137,9 +138,20 @@ def build_model(
     if not lazy and not checkpoint.path.is_file():
         memory.check_weights(memory.parameters_size(model), checkpoint.path, memory_limit)
     kernels.install(model)
+    kernels.settle(model)
     if not lazy:
-        kernels.settle(model)
+        _read_all(model, checkpoint)
     return model
+
+
+def _read_all(model: Any, checkpoint: Checkpoint) -> None:
+    try:
+        mx.eval(model.parameters())
+    except RuntimeError as error:
+        if not str(error).startswith(pages.FAILED):
+            raise
+        found = str(error).removeprefix(pages.FAILED).strip()
+        raise WeightError("the weights can't be read", where=checkpoint.path, found=found, hint=PULL_AGAIN) from error
 
 
 def assemble(checkpoint: Checkpoint, *, model_config: dict[str, Any] | None = None, text_only: bool = False) -> Any:

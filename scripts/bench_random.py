@@ -99,6 +99,8 @@ def random_model(config: dict, bits: int | None, dtype: str) -> Any:
     model.update(tree_unflatten(filled))
     model.eval()
     kernels.install(model)
+    kernels.settle(model)  # as `load` has them
+    mx.eval(model.parameters())
     return model
 
 

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from ..errors import SourceError, WeightError
 from ..files import read_object
+from ..kernels import pages
 
 MOST_HEADER = 100_000_000  # the format's own limit, in bytes
 BITS = {
@@ -46,7 +47,7 @@ class Folder:
         self.config: dict[str, Any] = read_object(self.path / "config.json", required=True, hint=hint) or {}
         self.generation_config = read_object(self.path / "generation_config.json")
         self._files: list[Path] | None = None
-        self._headers: dict[Path, dict[str, Any]] = {}
+        self._headers: dict[Path, tuple[dict[str, Any], int]] = {}
 
     @property
     def files(self) -> list[Path]:
@@ -62,8 +63,11 @@ class Folder:
 
     def header(self, file: Path) -> dict[str, Any]:
         """A file's header, checked: tensor name to dtype, shape and data_offsets."""
+        return self._opened(file)[0]
+
+    def _opened(self, file: Path) -> tuple[dict[str, Any], int]:
         if file not in self._headers:
-            self._headers[file] = read_header(file)
+            self._headers[file] = _open(file)
         return self._headers[file]
 
     @property
@@ -80,9 +84,9 @@ class Folder:
         """Every tensor by name, lazily read. Raises WeightError for a damaged file or a name that comes twice."""
         weights: dict[str, mx.array] = {}
         for file in self.files:
-            self.header(file)
+            header, start = self._opened(file)
             try:
-                loaded = mx.load(str(file), format="safetensors")
+                loaded = pages.read(file, header, start) or mx.load(str(file), format="safetensors")
             except (RuntimeError, ValueError) as e:
                 raise WeightError(f"MLX can't read it ({e})", where=file, hint=PULL_AGAIN) from e
             if twice := sorted(set(weights) & set(loaded)):
@@ -170,6 +174,11 @@ def _index(path: Path) -> set[str]:
 
 def read_header(file: Path) -> dict[str, Any]:
     """The header of a safetensors file; WeightError unless every tensor lies within the file as it says."""
+    return _open(file)[0]
+
+
+def _open(file: Path) -> tuple[dict[str, Any], int]:
+    """(a file's header, checked, where the tensors begin)."""
     try:
         size = file.stat().st_size
         with file.open("rb") as f:
@@ -195,7 +204,7 @@ def read_header(file: Path) -> dict[str, Any]:
     for name, entry in header.items():
         if name != "__metadata__":
             _check_entry(file, name, entry, room)
-    return header
+    return header, 8 + length
 
 
 def _check_entry(file: Path, name: str, entry: Any, room: int) -> None:

@@ -50,20 +50,8 @@ def install(model: nn.Module) -> int:
 
 
 def settle(model: nn.Module) -> None:
-    """Reads a model's weights. Where our kernels are in force, matrices that were turned or thinned out when they were
-    renamed are laid out row by row, one after the other: a kernel goes straight on."""
-    import mlx.core as mx
+    """Has weights lie as our kernels read them fastest, where these are in force: in large pages, and matrices that were
+    turned or thinned out when they were renamed row by row. What has to move is copied when it is first needed."""
+    from mlxlm.kernels.pages import settle
 
-    from mlxlm.kernels.choice import CHOICE
-
-    mx.eval(model.parameters())
-    if CHOICE.module is None:
-        return
-    for _, module in model.named_modules():
-        for name, w in module.items():
-            if isinstance(w, mx.array) and w.ndim > 1 and w.size:
-                row = w.shape[-1] * w.itemsize
-                seen: Any = memoryview(w)  # pyright: ignore[reportArgumentType]
-                if seen.strides[-2:] != (row, w.itemsize):
-                    module[name] = mx.contiguous(w)
-                    mx.eval(module[name])
+    settle(model)

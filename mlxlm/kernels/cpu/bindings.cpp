@@ -140,6 +140,8 @@ NB_MODULE(_cpu, m) {
   m.attr("mlx_version") = compiled_version();
   m.def("choose", &choose, "forced"_a);
   m.def("threads", &pool_size);
+  m.def("read", &op_read, "path"_a, "tensors"_a);
+  m.def("settle", &op_settle, "arrays"_a);
   m.def("rms_norm", &op_rms_norm, "x"_a, "weight"_a.none(), "eps"_a);
   m.def("layer_norm", &op_layer_norm, "x"_a, "weight"_a.none(), "bias"_a.none(), "eps"_a);
   m.def("argmax", &op_argmax, "x"_a);

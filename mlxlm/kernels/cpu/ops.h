@@ -2,7 +2,9 @@
 #pragma once
 #include <optional>
 #include <string>
+#include <tuple>
 #include <variant>
+#include <vector>
 
 #include "mlx/mlx.h"
 
@@ -11,6 +13,12 @@ namespace mlxlm {
 namespace mx = mlx::core;
 using MaybeArray = std::optional<mx::array>;
 
+// (where it begins in its file, shape, dtype)
+using StoredTensor = std::tuple<size_t, std::vector<int>, mx::Dtype>;
+// Tensors that are read when they are needed, into large pages. A read that fails is a runtime error of "[mlxlm.read]".
+std::vector<mx::array> op_read(const std::string& path, const std::vector<StoredTensor>& tensors);
+// For each array a copy in large pages, made when it is needed; nothing for those that lie in such already.
+std::vector<MaybeArray> op_settle(const std::vector<mx::array>& arrays);
 mx::array op_quantized_matmul(const mx::array& x, const mx::array& w, const mx::array& scales, const MaybeArray& biases,
                               bool transpose, std::optional<int> group_size, std::optional<int> bits,
                               const std::string& mode);

@@ -54,8 +54,7 @@ std::pair<std::vector<mx::array>, std::vector<int>> Kernel::vmap(const std::vect
 
 void allocate(mx::array& out) { out.set_data(mx::allocator::malloc(out.nbytes())); }
 
-// Copies a strided array into row-major order, innermost axes last.
-static void copy_strided(const char* from, char* to, const mx::Shape& shape, const mx::Strides& strides, size_t item) {
+void copy_strided(const char* from, char* to, const mx::Shape& shape, const mx::Strides& strides, size_t item) {
   const int last = int(shape.size()) - 1;
   if (last < 0) {
     std::memcpy(to, from, item);

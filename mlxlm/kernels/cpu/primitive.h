@@ -46,6 +46,9 @@ DenseMatrix make_matrix(mx::array& a, bool& by_rows, mx::cpu::CommandEncoder& en
 
 void allocate(mx::array& out);
 
+// Copies strided values into row-major order, innermost axes last.
+void copy_strided(const char* from, char* to, const mx::Shape& shape, const mx::Strides& strides, size_t item);
+
 // An array as a mask of scores (B, Hq, L, S), and whether it can be one.
 void set_mask(Mask& mask, const mx::array& m);
 bool fits_mask(const mx::array& mask, const mx::Shape& scores);
