@@ -50,8 +50,8 @@ def install(model: nn.Module) -> int:
 
 
 def settle(model: nn.Module) -> None:
-    """Has weights lie as our kernels read them fastest, where these are in force: in large pages, and matrices that were
-    turned or thinned out when they were renamed row by row. What has to move is copied when it is first needed."""
+    """Has weights lie as our kernels read them fastest, where these are in force: in large pages, and row by row where
+    they were turned or thinned out when they were renamed. What has to move is copied when it is first needed."""
     from mlxlm.kernels.pages import settle
 
     settle(model)

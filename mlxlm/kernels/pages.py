@@ -39,7 +39,7 @@ def read(file: Path, header: dict[str, Any], start: int) -> dict[str, mx.array] 
 
 
 def settle(model: nn.Module) -> None:
-    """Has the model's weights lie in large pages, row by row, where they don't yet: a copy of each, made when needed."""
+    """Has weights lie in large pages, row by row; those that don't yet are copied when first needed."""
     if CHOICE.module is None:
         return
     named: list[tuple[str, mx.array]] = tree_flatten(model.parameters())  # pyright: ignore[reportAssignmentType]

@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <atomic>
 #include <map>
 #include <new>
 
@@ -30,59 +29,59 @@ Known& known() {
 
 }  // namespace
 
-Slab::Slab(const Bounds& arrays) {
-  const size_t end = arrays.back().second;
-  align_ = end < PAGE ? LINE : PAGE;
-  bytes_ = up(end, align_);
-  if (align_ != PAGE) return;
-  users_.reset(new std::atomic<int>[bytes_ / PAGE]());
-  for (const auto& [start, end] : arrays)
-    for (size_t page = start / PAGE; page * PAGE < end; page++) users_[page]++;
+Slab::Slab(size_t bytes)
+    : align_(bytes < PAGE ? LINE : PAGE), bytes_(up(bytes, align_)), users_(bytes < PAGE ? 0 : bytes_ / PAGE) {}
+
+void Slab::make() {
+  buffer_ = mx::allocator::allocator().malloc(bytes_ + align_);
+  if (!buffer_.ptr()) throw std::bad_alloc();
+  memory_ = (char*)up(size_t(buffer_.raw_ptr()), align_);
+#ifdef MADV_HUGEPAGE
+  if (!users_.empty()) madvise(memory_, bytes_, MADV_HUGEPAGE);
+#endif
+  std::lock_guard lock(known().mutex);
+  known().slabs[memory_] = memory_ + bytes_;
 }
 
-char* Slab::memory() {
-  std::call_once(made_, [this] {
-    buffer_ = mx::allocator::allocator().malloc(bytes_ + align_);
-    if (!buffer_.ptr()) throw std::bad_alloc();
-    char* memory = (char*)up(size_t(buffer_.raw_ptr()), align_);
-#ifdef MADV_HUGEPAGE
-    if (users_) madvise(memory, bytes_, MADV_HUGEPAGE);
-#endif
-    std::lock_guard lock(known().mutex);
-    known().slabs[memory] = memory + bytes_;
-    memory_ = memory;
-  });
-  return memory_;
+char* Slab::take(size_t start, size_t end) {
+  std::lock_guard lock(mutex_);
+  if (!memory_) make();
+  for (size_t page = start / PAGE; page < users_.size() && page * PAGE < end; page++) users_[page]++;
+  return memory_ + start;
 }
 
 void Slab::leave(size_t start, size_t end) {
-  if (!users_) return;
-  char* memory = memory_;
-  for (size_t page = start / PAGE; page * PAGE < end; page++)
-    if (users_[page].fetch_sub(1) == 1 && memory) madvise(memory + page * PAGE, PAGE, MADV_DONTNEED);
+  std::lock_guard lock(mutex_);
+  for (size_t page = start / PAGE; page < users_.size() && page * PAGE < end; page++)
+    if (--users_[page] == 0) madvise(memory_ + page * PAGE, PAGE, MADV_DONTNEED);
 }
 
 Slab::~Slab() {
   if (!memory_) return;
   {
     std::lock_guard lock(known().mutex);
-    known().slabs.erase(memory_.load());
+    known().slabs.erase(memory_);
   }
   mx::allocator::allocator().free(buffer_);
 }
 
+Place::~Place() {
+  if (memory_) slab_->leave(start_, start_ + bytes_);
+}
+
 mx::allocator::Data Place::data(const std::shared_ptr<Place>& self) {
   // MLX's buffers begin with their size, and the data come behind it.
-  size_t* buffer = (size_t*)(self->slab_->memory() + self->start_);
+  if (!self->memory_) self->memory_ = self->slab_->take(self->start_, self->start_ + self->bytes_);
+  size_t* buffer = (size_t*)self->memory_;
   *buffer = self->bytes_ - sizeof(size_t);
   return mx::allocator::Data(mx::allocator::Buffer(buffer), [self](mx::allocator::Buffer) {});
 }
 
 std::vector<std::shared_ptr<Place>> places_for(const std::vector<size_t>& bytes) {
   std::vector<std::shared_ptr<Place>> places;
-  Slab::Bounds bounds;
+  std::vector<std::pair<size_t, size_t>> bounds;
   const auto finish = [&] {
-    const auto slab = std::make_shared<Slab>(bounds);
+    const auto slab = std::make_shared<Slab>(bounds.back().second);
     for (const auto& [start, end] : bounds) places.push_back(std::make_shared<Place>(slab, start, end - start));
     bounds.clear();
   };

@@ -1,6 +1,5 @@
 // Weights' memory in large pages: a processor that reads through it looks up an address once in 2 MB, not once in 4 kB.
 #pragma once
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -15,29 +14,29 @@ namespace mx = mlx::core;
 // each large page goes back to the system with the last array on it, and the rest with the last of all.
 class Slab {
  public:
-  // Each array from its start to its end, in bytes.
-  using Bounds = std::vector<std::pair<size_t, size_t>>;
-  explicit Slab(const Bounds& arrays);
+  explicit Slab(size_t bytes);
   ~Slab();
   Slab(const Slab&) = delete;
 
-  // Throws std::bad_alloc.
-  char* memory();
+  // The bytes from start to end, for an array that is to be. Throws std::bad_alloc.
+  char* take(size_t start, size_t end);
   void leave(size_t start, size_t end);
 
  private:
+  void make();
+
   size_t align_, bytes_;
-  std::once_flag made_;
-  std::atomic<char*> memory_{nullptr};
+  std::mutex mutex_;
+  char* memory_ = nullptr;
   mx::allocator::Buffer buffer_{nullptr};
-  std::unique_ptr<std::atomic<int>[]> users_;  // arrays on each large page; none for a slab that is smaller than one
+  std::vector<int> users_;  // arrays on each large page; none for a slab that is smaller than one
 };
 
 // One array's part of a slab, held by whoever will fill it and then by the array.
 class Place {
  public:
   Place(std::shared_ptr<Slab> slab, size_t start, size_t bytes) : slab_(std::move(slab)), start_(start), bytes_(bytes) {}
-  ~Place() { slab_->leave(start_, start_ + bytes_); }
+  ~Place();
   Place(const Place&) = delete;
 
   // The part as the data of an array, for which `self` stays.
@@ -46,6 +45,7 @@ class Place {
  private:
   std::shared_ptr<Slab> slab_;
   size_t start_, bytes_;
+  char* memory_ = nullptr;  // once it is taken
 };
 
 // Places for arrays of so many bytes, neighbours near each other.
