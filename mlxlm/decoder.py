@@ -8,7 +8,7 @@ import mlx.nn as nn
 
 from .cache import State, bounded
 from .errors import GenerationError
-from .layers.fused import run_stack
+from .layers.fused import stacks
 
 
 class Step:
@@ -24,6 +24,8 @@ class Step:
     def __init__(self, length: int, state: State, positions=None, shared: dict[Any, Any] | None = None):
         self.length, self.start = length, state.offset
         self.padding = None if state.left_padding is None else mx.array(state.left_padding)
+        # Whether some of this pass's own tokens are padding.
+        self.padded = bool(state.left_padding) and state.offset < max(state.left_padding)
         least = min(state.left_padding) if state.left_padding else 0
         if positions is not None:
             self.positions = positions
@@ -117,8 +119,15 @@ class Backbone(nn.Module):
 
     def __call__(self, x: mx.array, state: State, positions=None, shared: dict[Any, Any] | None = None) -> mx.array:
         step = Step(x.shape[1], state, positions, shared)
-        x, done = run_stack(self, x, state, step)
-        for i, (layer, cache) in enumerate(zip(self.layers[done:], state[done:], strict=True), done):
+        together, done = stacks(self, x, step), 0
+        for i, (layer, cache) in enumerate(zip(self.layers, state, strict=True)):
+            if i < done:
+                continue
+            stack = None if step.shared else together.get(i)
+            made = None if stack is None else stack.run(x, state[i : i + len(stack)], step)
+            if stack is not None and made is not None:
+                x, done = made, i + len(stack)
+                continue
             x = layer(x, cache, step)
             if (more := step.shared.get(("after", i))) is not None:
                 x = x + more

@@ -16,8 +16,8 @@ from mlxlm.errors import UsageError
 VARIABLE = "MLXLM_KERNELS"
 INSTRUCTION_SETS = ("scalar", "avx2", "avx512", "avx512bf16")
 # What an extension must offer; one that was built before the newest of these is as good as none.
-OPERATIONS = ("argmax", "attention", "block", "causal_conv", "conv2d", "delta_scan", "experts_step", "gather_mm",
-              "gather_qmm", "geglu", "gelu", "gelu_tanh", "layer_norm", "linear", "make_stack", "matmul",
+OPERATIONS = ("BlockShape", "argmax", "attention", "block", "causal_conv", "conv2d", "delta_scan", "experts_step",
+              "gather_mm", "gather_qmm", "geglu", "gelu", "gelu_tanh", "layer_norm", "linear", "make_stack", "matmul",
               "packed_attention", "quantized_embedding", "quantized_linear", "quantized_matmul", "quick_gelu", "read",
               "relu2", "rms_norm", "rope", "route", "selective_scan", "settle", "silu", "ssm_scan", "stack", "swiglu",
               "unchanged")

@@ -7,6 +7,7 @@ import mlx.nn as nn
 
 from ..cache import NoCache
 from . import fused
+from .plan import OWN, Parts
 
 
 class PreNorm(nn.Module):
@@ -26,11 +27,11 @@ class PreNorm(nn.Module):
     def make_cache(self):
         return self[self._names[0]].make_cache()
 
-    def parts(self) -> fused.Parts | None:
+    def parts(self) -> Parts | None:
         """What `fused` asks for; None where the residual isn't plain."""
         mixer, mlp, before, between = (self[name] for name in self._names)
         feeds = type(self).feed is PreNorm.feed
-        return (mixer, mlp if feeds else None, before, None, between, None) if self._residual == 1.0 else None
+        return (mixer, mlp if feeds else OWN, before, None, between, None) if self._residual == 1.0 else None
 
     def __call__(self, x, cache, step):
         done = fused.run(self, x, cache, step)
@@ -67,7 +68,7 @@ class Sandwich(nn.Module):
     def make_cache(self):
         return self.self_attn.make_cache()
 
-    def parts(self) -> fused.Parts:
+    def parts(self) -> Parts:
         """What `fused` asks for."""
         before, after = self[self._names[0]], self[self._names[1]]
         return self.self_attn, self.mlp, self.input_layernorm, self.post_attention_layernorm, before, after
@@ -126,6 +127,14 @@ class MixerOnly(nn.Module):
     def make_cache(self):
         return self.mixer.make_cache() if hasattr(self.mixer, "make_cache") else NoCache()
 
+    def parts(self) -> Parts:
+        """What `fused` asks for."""
+        if hasattr(self.mixer, "make_cache"):
+            return self.mixer, None, self.norm, None, None, None
+        return None, self.mixer, None, None, self.norm, None
+
     def __call__(self, x, cache, step):
         h = self.norm(x)
         return x + (self.mixer(h) if isinstance(cache, NoCache) else self.mixer(h, cache, step))
+
+    fused_call = __call__

@@ -72,7 +72,8 @@ class Mamba2(nn.Module):
         if norm is not None:
             self.norm = norm(inner, eps, groups)
         self.out_proj = nn.Linear(inner, dim, bias=bias if out_bias is None else out_bias)
-        self.heads, self.groups, self.dt_limit = heads, groups, dt_limit
+        self.heads, self.head_dim, self.groups, self.state_size = heads, head_dim, groups, state
+        self.dt_limit = dt_limit
         self._act, self._cuts = act, ([inner, inner + channels], [inner, inner + groups * state])
 
     def make_cache(self) -> RecurrentCache:

@@ -32,7 +32,7 @@ static std::optional<std::string> choose(const std::string& forced) {
 // What Python holds of ours. A shared pointer that came from a Python object would take Python's lock to let go of it, in
 // whichever thread that happens: these hold one that did not.
 struct BlockHandle {
-  std::shared_ptr<const BlockShape> shape;
+  std::shared_ptr<BlockShape> shape = std::make_shared<BlockShape>();
 };
 struct StackHandle {
   std::shared_ptr<const Stack> stack;
@@ -46,28 +46,49 @@ static LinearShape linear_shape(const LinearGiven& given) {
   return {mode.has_value(), mode == "affine", bias, mode.value_or(""), group, bits};
 }
 
-// `rope` is (dims, traditional, base, whether frequencies come as an array); `linears` are those of q, k, v, o and, where
-// `gate` names an activation, gate, up, down; `norms` those before and after attention and before and after the MLP.
-static BlockHandle make_block(int heads, int kv_heads, int head_dim, float scale, float cap,
-                              const std::vector<NormShape>& head_norms, bool sinks,
-                              const std::optional<std::tuple<int, bool, float, bool>>& rope,
-                              const std::vector<LinearGiven>& linears,
-                              const std::vector<NormShape>& norms,
-                              const std::optional<std::string>& gate) {
-  auto s = std::make_shared<BlockShape>();
-  AttentionShape& a = s->attention;
+static Gate gate_of(const std::string& name) {
+  static const std::pair<const char*, Gate> names[] = {{"silu", Gate::silu}, {"gelu_tanh", Gate::gelu_tanh},
+      {"squared_relu", Gate::squared_relu}, {"gelu", Gate::gelu}, {"quick_gelu", Gate::quick_gelu}};
+  for (const auto& [known, gate] : names)
+    if (name == known) return gate;
+  throw nb::value_error("no such activation");
+}
+
+// `rope` is (dims, traditional, base, whether frequencies come as an array); `linears` are those of q, k, v, o.
+static void set_attention(BlockHandle& block, int heads, int kv_heads, int head_dim, float scale, float cap,
+                          const std::vector<NormShape>& head_norms, bool sinks,
+                          const std::optional<std::tuple<int, bool, float, bool>>& rope,
+                          const std::vector<LinearGiven>& linears) {
+  block.shape->mixer = Mixer::attention;
+  AttentionShape& a = block.shape->attention;
   a.heads = heads, a.kv_heads = kv_heads, a.head_dim = head_dim, a.scale = scale, a.cap = cap, a.sinks = sinks;
   a.q_norm = head_norms.at(0), a.k_norm = head_norms.at(1);
   if (rope) std::tie(a.rope_dims, a.traditional, a.base, a.has_freqs) = *rope;
   a.q = linear_shape(linears.at(0)), a.k = linear_shape(linears.at(1)), a.v = linear_shape(linears.at(2));
   a.o = linear_shape(linears.at(3));
-  s->before = norms.at(0), s->after = norms.at(1);
-  if (gate) {
-    s->mlp = {*gate == "silu" ? Gate::silu : Gate::gelu_tanh, linear_shape(linears.at(4)), linear_shape(linears.at(5)),
-              linear_shape(linears.at(6))};
-    s->before_mlp = norms.at(2), s->after_mlp = norms.at(3);
-  }
-  return {s};
+}
+
+// `norm` is (eps, groups); `linears` are those into and out of the mixer.
+static void set_mamba(BlockHandle& block, int heads, int head_dim, int groups, int state, int width,
+                      std::pair<float, float> bounds, bool conv_bias, const std::optional<std::pair<float, int>>& norm,
+                      const std::vector<LinearGiven>& linears) {
+  block.shape->mixer = Mixer::mamba;
+  MambaShape& m = block.shape->mamba;
+  m.heads = heads, m.head_dim = head_dim, m.groups = groups, m.state = state, m.width = width;
+  std::tie(m.least, m.most) = bounds;
+  m.conv_bias = conv_bias, m.normed = norm.has_value();
+  if (norm) std::tie(m.eps, m.norm_groups) = *norm;
+  m.in = linear_shape(linears.at(0)), m.out = linear_shape(linears.at(1));
+}
+
+// `linears` are gate, up and down, or only the last two.
+static void set_mlp(BlockHandle& block, const std::string& act, const std::vector<LinearGiven>& linears,
+                    const NormShape& before, const NormShape& after) {
+  BlockShape& s = *block.shape;
+  const bool gated = linears.size() == 3;
+  s.mlp = {gate_of(act), gated, gated ? linear_shape(linears[0]) : LinearShape(), linear_shape(linears.at(gated)),
+           linear_shape(linears.at(gated + 1))};
+  s.before_mlp = before, s.after_mlp = after;
 }
 
 static MaybeArray experts_step(const mx::array& x, const mx::array& picks, const mx::array& weights,
@@ -75,7 +96,7 @@ static MaybeArray experts_step(const mx::array& x, const mx::array& picks, const
                                const std::string& gate) {
   std::vector<LinearShape> shapes;
   for (const LinearGiven& given : linears) shapes.push_back(linear_shape(given));
-  return op_experts_step(x, picks, weights, shapes, arrays, gate == "gelu" ? Gate::gelu_tanh : Gate::silu);
+  return op_experts_step(x, picks, weights, shapes, arrays, gate.empty() ? Gate::silu : gate_of(gate));
 }
 
 static auto route(const mx::array& logits, const MaybeArray& bias, int k, const std::string& softmax, int groups,
@@ -90,12 +111,12 @@ static auto run_block(const BlockHandle& block, const mx::array& x,
   return op_block(block.shape, {x, arrays, keys, values, {start, first}, offset, mask});
 }
 
-static auto run_stack(const StackHandle& stack, const mx::array& x, const std::vector<mx::array>& keys,
-                      const std::vector<mx::array>& values, const std::vector<std::pair<int, int>>& places,
+static auto run_stack(const StackHandle& stack, const mx::array& x, const std::vector<Memory>& memories,
+                      const std::vector<std::pair<int, int>>& places,
                       const Offset& offset, const std::vector<AnyMask>& masks) {
   std::vector<BlockPlace> at;
   for (const auto& [start, first] : places) at.push_back({start, first});
-  return op_stack(stack.stack, {x, keys, values, std::move(at), offset, masks});
+  return op_stack(stack.stack, {x, memories, std::move(at), offset, masks});
 }
 
 static std::optional<StackHandle> stack_of(const std::vector<BlockHandle>& blocks,
@@ -126,14 +147,21 @@ static bool unchanged(const nb::list& held) {
 
 NB_MODULE(_cpu, m) {
   m.def("experts_step", &experts_step, "x"_a, "picks"_a, "weights"_a, "linears"_a, "arrays"_a, "gate"_a);
-  nb::class_<BlockHandle>(m, "Block")
-      .def_static("make", &make_block, "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a, "cap"_a, "head_norms"_a, "sinks"_a,
-                  "rope"_a.none(), "linears"_a, "norms"_a, "gate"_a.none());
+  nb::class_<BlockHandle>(m, "BlockShape")
+      .def(nb::init<>())
+      .def("norms", [](BlockHandle& b, const NormShape& before, const NormShape& after) {
+        b.shape->before = before, b.shape->after = after;
+      }, "before"_a.none(), "after"_a.none())
+      .def("attention", &set_attention, "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a, "cap"_a, "head_norms"_a,
+           "sinks"_a, "rope"_a.none(), "linears"_a)
+      .def("mamba", &set_mamba, "heads"_a, "head_dim"_a, "groups"_a, "state"_a, "width"_a, "bounds"_a, "conv_bias"_a,
+           "norm"_a.none(), "linears"_a)
+      .def("mlp", &set_mlp, "act"_a, "linears"_a, "before"_a.none(), "after"_a.none());
   m.def("block", &run_block, "block"_a, "x"_a, "arrays"_a, "keys"_a, "values"_a, "start"_a, "first"_a, "offset"_a,
         "mask"_a.none());
   nb::class_<StackHandle>(m, "Stack");
   m.def("make_stack", &stack_of, "blocks"_a, "arrays"_a);
-  m.def("stack", &run_stack, "stack"_a, "x"_a, "keys"_a, "values"_a, "places"_a, "offset"_a, "masks"_a);
+  m.def("stack", &run_stack, "stack"_a, "x"_a, "memories"_a, "places"_a, "offset"_a, "masks"_a);
   m.def("unchanged", &unchanged, "held"_a);
   m.def("route", &route, "logits"_a, "bias"_a.none(), "k"_a, "softmax"_a, "groups"_a, "keep_groups"_a, "group_best"_a,
         "normalise"_a, "scale"_a, "eps"_a);

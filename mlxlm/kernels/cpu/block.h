@@ -26,21 +26,42 @@ struct AttentionShape {
   LinearShape q, k, v, o;
 };
 
+// down(act(gate(x)) * up(x)), or down(act(up(x))) where there is no gate.
 struct FeedForwardShape {
   Gate act = Gate::silu;
+  bool gated = true;
   LinearShape gate, up, down;
 };
 
+// A Mamba 2 mixer: see `MambaStep` for what its sizes mean.
+struct MambaShape {
+  int heads = 0, head_dim = 0, groups = 0, state = 0, width = 0;
+  float least = 0, most = 0;  // bounds of a time step
+  bool conv_bias = false, normed = false;
+  float eps = 0;
+  int norm_groups = 1;
+  LinearShape in, out;
+
+  int inner() const { return heads * head_dim; }
+  int channels() const { return inner() + 2 * groups * state; }
+};
+
+enum class Mixer : int { none, attention, mamba };
+
 // Which parts a block has; the arrays of a call come in the order of `Places`.
 struct BlockShape {
+  Mixer mixer = Mixer::none;
   NormShape before, after, before_mlp, after_mlp;
   AttentionShape attention;
+  MambaShape mamba;
   std::optional<FeedForwardShape> mlp;
 };
 
 // Where each part's arrays begin among the inputs; -1 for what isn't there.
 struct Places {
-  int before, q, k, v, q_norm, k_norm, sinks, freqs, o, after, before_mlp, gate, up, down, after_mlp, end;
+  int before, q, k, v, q_norm, k_norm, sinks, freqs, o;
+  int in, conv, conv_bias, dt_bias, a_log, d, gated_norm, out;
+  int after, before_mlp, gate, up, down, after_mlp, end;
   explicit Places(const BlockShape& s, int first);
 };
 
@@ -68,9 +89,17 @@ struct BlockArguments {
   AnyMask mask;
 };
 
-// Whether the kernels can do a block with these weights for activations of `type`; with this cache.
+// The two arrays of a block's memory, or none: keys and values, or the last inputs of a convolution and a state.
+using Memory = std::vector<mx::array>;
+
+// Whether the kernels can do a block with these weights for activations of `type`; with this memory.
 bool fits_weights(const BlockShape& s, const Places& at, const std::vector<mx::array>& in, mx::Dtype type, int dim, int Dv);
 bool fits_cache(const BlockShape& s, const mx::array& x, const mx::array& keys, const mx::array& values, BlockPlace p);
+bool fits_memory(const BlockShape& s, const mx::array& x, const Memory& memory, BlockPlace p);
+bool fits_norm(const NormShape& s, const std::vector<mx::array>& in, int place, int size, mx::Dtype type);
+// Whether the arrays that a mixer reads as numbers have their sizes.
+bool has_numbers(const MambaShape& s, const Places& at, const std::vector<mx::array>& in);
+bool fits_mamba(const MambaShape& s, const Places& at, const std::vector<mx::array>& in, mx::Dtype type, int dim);
 // What a call says of positions and masks; arrays go behind the other inputs. False where they are of no use.
 bool read_offset(const mx::array& x, const Offset& offset, BlockCall& call, std::vector<mx::array>& inputs);
 bool read_mask(const BlockShape& s, const mx::array& x, const AnyMask& mask, BlockCall& call, std::vector<mx::array>& inputs);
@@ -80,15 +109,15 @@ std::optional<BlockResult> op_block(const std::shared_ptr<const BlockShape>& sha
 
 class Stack;
 
-// Of one call: for each block the cache's buffers, the place in them and the mask (no masks: none for any).
+// Of one call: for each block its memory, the place in that and the mask (no masks: none for any).
 struct StackArguments {
   mx::array x;
-  std::vector<mx::array> keys, values;
+  std::vector<Memory> memories;
   std::vector<BlockPlace> places;
   Offset offset;
   std::vector<AnyMask> masks;
 };
-using StackResult = std::tuple<mx::array, std::vector<mx::array>, std::vector<mx::array>>;  // y, keys, values
+using StackResult = std::pair<mx::array, std::vector<Memory>>;
 
 // Blocks that follow one another, with weights that are there and stay as they are, to be run as one operation. `arrays`
 // come as `Places` from 0 on has them. Nothing where one isn't there yet, or may be asked for gradients.

@@ -20,14 +20,19 @@ Places::Places(const BlockShape& s, int at) {
     return here;
   };
   const AttentionShape& a = s.attention;
+  const bool attends = s.mixer == Mixer::attention, recurs = s.mixer == Mixer::mamba;
   before = place(s.before.has_value(), 1);
-  q = place(true, a.q.arrays()), k = place(true, a.k.arrays()), v = place(true, a.v.arrays());
+  q = place(attends, a.q.arrays()), k = place(attends, a.k.arrays()), v = place(attends, a.v.arrays());
   q_norm = place(a.q_norm.has_value(), 1), k_norm = place(a.k_norm.has_value(), 1);
   sinks = place(a.sinks, 1), freqs = place(a.has_freqs, 1);
-  o = place(true, a.o.arrays()), after = place(s.after.has_value(), 1);
+  o = place(attends, a.o.arrays());
+  in = place(recurs, s.mamba.in.arrays()), conv = place(recurs, 1), conv_bias = place(s.mamba.conv_bias, 1);
+  dt_bias = place(recurs, 1), a_log = place(recurs, 1), d = place(recurs, 1);
+  gated_norm = place(s.mamba.normed, 1), out = place(recurs, s.mamba.out.arrays());
+  after = place(s.after.has_value(), 1);
   const FeedForwardShape none, &m = s.mlp ? *s.mlp : none;
   before_mlp = place(s.before_mlp.has_value(), 1);
-  gate = place(s.mlp.has_value(), m.gate.arrays()), up = place(s.mlp.has_value(), m.up.arrays());
+  gate = place(s.mlp && m.gated, m.gate.arrays()), up = place(s.mlp.has_value(), m.up.arrays());
   down = place(s.mlp.has_value(), m.down.arrays());
   after_mlp = place(s.after_mlp.has_value(), 1);
   end = at;
@@ -57,12 +62,17 @@ BlockRun::BlockRun(const BlockShape& s, const Places& at, const std::vector<mx::
   const AttentionShape& a = s.attention;
   before = norm(s.before, at.before), after = norm(s.after, at.after);
   q_norm = norm(a.q_norm, at.q_norm), k_norm = norm(a.k_norm, at.k_norm);
-  q = {a.q, in, at.q, encoder}, k = {a.k, in, at.k, encoder}, v = {a.v, in, at.v, encoder}, o = {a.o, in, at.o, encoder};
+  if (s.mixer == Mixer::attention) {
+    q = {a.q, in, at.q, encoder}, k = {a.k, in, at.k, encoder}, v = {a.v, in, at.v, encoder};
+    o = {a.o, in, at.o, encoder};
+  }
+  if (s.mixer == Mixer::mamba) mamba = {s.mamba, at, in, encoder};
   if (a.sinks) sinks = Vector(in[at.sinks], encoder);
   if (a.has_freqs) freqs = (const float*)row_major(in[at.freqs], encoder);
   if (!s.mlp) return;
   before_mlp = norm(s.before_mlp, at.before_mlp), after_mlp = norm(s.after_mlp, at.after_mlp);
-  gate = {s.mlp->gate, in, at.gate, encoder}, up = {s.mlp->up, in, at.up, encoder};
+  if (s.mlp->gated) gate = {s.mlp->gate, in, at.gate, encoder};
+  up = {s.mlp->up, in, at.up, encoder};
   down = {s.mlp->down, in, at.down, encoder};
 }
 
@@ -85,25 +95,31 @@ void BlockRun::set_cache(const BlockCall& c, mx::array& keys, mx::array& values)
   if (call.causal && L > 1) a.mask.kind = Mask::causal;
 }
 
+void BlockRun::set_memory(const BlockCall& c, Memory memory) {
+  if (shape->mixer == Mixer::attention) return set_cache(c, memory[0], memory[1]);
+  if (shape->mixer == Mixer::mamba) mamba.past = memory[0].data<void>(), mamba.state = memory[1].data<float>();
+}
+
 void BlockRun::set_offsets(const mx::array& given, mx::cpu::CommandEncoder& encoder) {
   offset_count = int(given.size());
   offsets = (const int32_t*)row_major(given, encoder);
 }
 
-size_t BlockRun::memory() const {
+size_t BlockRun::memory() {
   size_t bytes = 0;
-  for (int n : {dim, dim, dim, q.N(), q.N(), q.N(), k.N(), k.N(), v.N(), shape->mlp ? gate.N() : 0, shape->mlp ? up.N() : 0})
+  for (int n : {dim, dim, dim, dim, q.N(), q.N(), q.N(), k.N(), k.N(), v.N(), gate.N(), up.N(), up.N(), mamba.out.K()})
     bytes += Arena::piece(item() * M() * n);
   for (const Norm* n : {&before, &after, &before_mlp, &after_mlp, &q_norm, &k_norm}) bytes += n->bytes();
-  for (const Projection* p : {&q, &k, &v, &o, &gate, &up, &down}) bytes += Arena::piece(sizeof(float) * p->bias.size);
-  return bytes + Arena::piece(sizeof(float) * sinks.size) + 4096;
+  for (const Projection* p : projections()) bytes += Arena::piece(sizeof(float) * p->bias.size);
+  return bytes + mamba.memory(rows()) + Arena::piece(sizeof(float) * sinks.size) + 4096;
 }
 
 void BlockRun::operator()() {
   Arena arena(memory());
-  for (Projection* p : {&q, &k, &v, &o, &gate, &up, &down}) read_bias(*p, arena);
+  for (Projection* p : projections()) read_bias(*p, arena);
+  if (shape->mixer == Mixer::none) return feed(arena, x);
   void* between = shape->mlp ? arena.take(item() * M() * dim) : out;
-  attend(arena, between);
+  shape->mixer == Mixer::attention ? attend(arena, between) : recur(arena, between);
   if (shape->mlp) feed(arena, between);
 }
 
@@ -140,11 +156,24 @@ void BlockRun::attend(Arena& arena, void* y) {
   finish(o, after, a.out, x, y, h, arena);
 }
 
-// out = y + after(down(act(gate(norm(y))) * up(norm(y))))
+// y = x + after(out(mamba(before(x))))
+void BlockRun::recur(Arena& arena, void* y) {
+  void *h = arena.take(item() * M() * dim), *inner = arena.take(item() * M() * mamba.out.K());
+  before.present ? before.run(type, x, h, M(), arena) : (void)std::memcpy(h, x, item() * M() * dim);
+  mamba.run(h, inner, type, B, L, arena);
+  finish(mamba.out, after, inner, x, y, h, arena);
+}
+
+// out = y + after(down(act(gate(norm(y))) * up(norm(y)))), or without a gate
 void BlockRun::feed(Arena& arena, const void* y) {
-  void *h = arena.take(item() * M() * dim), *wide = arena.take(item() * M() * gate.N());
+  void *h = arena.take(item() * M() * dim), *wide = arena.take(item() * M() * up.N());
   before_mlp.present ? before_mlp.run(type, y, h, M(), arena) : (void)std::memcpy(h, y, item() * M() * dim);
-  project_gated(gate, up, shape->mlp->act, rows(), h, wide, arena);
+  if (shape->mlp->gated) {
+    project_gated(gate, up, shape->mlp->act, rows(), h, wide, arena);
+  } else {
+    project_onto(up, rows(), h, nullptr, wide);
+    kernels().gated(type, shape->mlp->act, wide, nullptr, wide, int64_t(M()) * up.N());
+  }
   finish(down, after_mlp, wide, y, out, h, arena);
 }
 

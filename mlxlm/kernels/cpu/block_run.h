@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "block.h"
+#include "mamba_run.h"
 
 namespace mlxlm {
 
@@ -28,6 +29,7 @@ struct BlockRun {
   void* out = nullptr;
   Norm before, after, before_mlp, after_mlp, q_norm, k_norm;
   Projection q, k, v, o, gate, up, down;
+  MambaRun mamba;
   Vector sinks;
   const float* freqs = nullptr;
   const int32_t* offsets = nullptr;
@@ -37,9 +39,10 @@ struct BlockRun {
   // The weights, as they stand in `in` from the places on.
   BlockRun(const BlockShape& shape, const Places& at, const std::vector<mx::array>& in, mx::cpu::CommandEncoder& encoder);
 
-  // Where to work: rows (B, L, dim) from and to memory, and the cache's buffers, which take the new tokens.
+  // Where to work: rows (B, L, dim) from and to memory, and the block's memory, which takes the new tokens.
   void set_rows(const mx::array& like, const void* from, void* to);
   void set_cache(const BlockCall& call, mx::array& keys, mx::array& values);
+  void set_memory(const BlockCall& call, Memory memory);
   void set_offsets(const mx::array& offsets, mx::cpu::CommandEncoder& encoder);
 
   void operator()();
@@ -48,8 +51,10 @@ struct BlockRun {
   size_t item() const { return size_of(type); }
   int M() const { return B * L; }
   Rows rows() const { return {type, M()}; }
-  size_t memory() const;
+  size_t memory();
+  std::array<Projection*, 9> projections() { return {&q, &k, &v, &o, &gate, &up, &down, &mamba.in, &mamba.out}; }
   void attend(Arena& arena, void* y);
+  void recur(Arena& arena, void* y);
   void feed(Arena& arena, const void* y);
   void finish(const Projection& p, const Norm& norm, const void* from, const void* residual, void* to, void* spare,
               Arena& arena);
@@ -63,6 +68,8 @@ class Stack {
  public:
   Stack(const std::vector<std::shared_ptr<const BlockShape>>& shapes, const std::vector<std::vector<mx::array>>& arrays);
   size_t size() const { return shapes.size(); }
+  // How many arrays the memory of block i has.
+  size_t arrays_of(size_t i) const { return shapes[i]->mixer == Mixer::none ? 0 : 2; }
 
   const std::vector<std::shared_ptr<const BlockShape>> shapes;
   const std::vector<std::vector<mx::array>> arrays;

@@ -4,6 +4,7 @@
 #include "columns.h"
 #include "convolution.h"
 #include "dense.h"
+#include "mamba.h"
 #include "pointwise.h"
 #include "quantized.h"
 #include "recurrent.h"
@@ -33,7 +34,7 @@ constexpr const char* name = "scalar";
 
 constexpr Table table = {name,      quantized_matmul, few_rows,   dense_matmul, quantized_rows, rms_norm,
                          layer_norm, gated,           squared_relu, add,        argmax,         rope,
-                         attention,  causal_conv, selective_scan, state_space, delta_rule,  to_f32,
+                         attention,  causal_conv, selective_scan, state_space, delta_rule,  mamba_step, to_f32,
                          from_f32,   quantized_by_columns, dense_by_columns, conv2d};
 
 }  // namespace

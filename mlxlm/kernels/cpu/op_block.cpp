@@ -87,8 +87,8 @@ class Block : public mx::Primitive {
     if (shape_->mlp) {
       const FeedForwardShape& m = *shape_->mlp;
       h = norm(shape_->before_mlp, at_.before_mlp, x);
-      const auto gate = m.gate.plain(h, in, at_.gate), up = m.up.plain(h, in, at_.up);
-      h = m.act == Gate::silu ? op_swiglu(gate, up) : op_geglu(gate, up);
+      const auto up = m.up.plain(h, in, at_.up);
+      h = m.gated ? op_gated(m.act, m.gate.plain(h, in, at_.gate), up) : op_gated(m.act, up, std::nullopt);
       x = mx::add(x, norm(shape_->after_mlp, at_.after_mlp, m.down.plain(h, in, at_.down)));
     }
     return {x, keys, values};
@@ -109,28 +109,36 @@ class Block : public mx::Primitive {
   Places at_;
 };
 
+}  // namespace
+
 bool fits_norm(const NormShape& s, const std::vector<mx::array>& in, int place, int size, mx::Dtype type) {
   return !s || (in[place].ndim() == 1 && in[place].shape(0) == size &&
                 (in[place].dtype() == type || (type == mx::float32 && is_kernel_float(in[place].dtype()))));
 }
 
-}  // namespace
+static bool fits_attention(const AttentionShape& a, const Places& at, const std::vector<mx::array>& in, mx::Dtype type,
+                           int dim, int Dv) {
+  const int D = a.head_dim;
+  return fits_norm(a.q_norm, in, at.q_norm, D, type) && fits_norm(a.k_norm, in, at.k_norm, D, type) &&
+         a.q.fits(in, at.q, dim, type, a.heads * D) && a.k.fits(in, at.k, dim, type, a.kv_heads * D) &&
+         a.v.fits(in, at.v, dim, type, a.kv_heads * Dv) && a.o.fits(in, at.o, a.heads * Dv, type, dim) &&
+         (!a.sinks || (in[at.sinks].ndim() == 1 && in[at.sinks].shape(0) == a.heads &&
+                       is_kernel_float(in[at.sinks].dtype()))) &&
+         (!a.has_freqs || (in[at.freqs].dtype() == mx::float32 && int(in[at.freqs].size()) == a.rope_dims / 2));
+}
+
+static bool fits_mlp(const BlockShape& s, const Places& at, const std::vector<mx::array>& in, mx::Dtype type, int dim) {
+  const int hidden = in[at.up].shape(0);
+  return fits_norm(s.before_mlp, in, at.before_mlp, dim, type) && fits_norm(s.after_mlp, in, at.after_mlp, dim, type) &&
+         (!s.mlp->gated || s.mlp->gate.fits(in, at.gate, dim, type, hidden)) &&
+         s.mlp->up.fits(in, at.up, dim, type, hidden) && s.mlp->down.fits(in, at.down, hidden, type, dim);
+}
 
 bool fits_weights(const BlockShape& s, const Places& at, const std::vector<mx::array>& in, mx::Dtype type, int dim, int Dv) {
-  const AttentionShape& a = s.attention;
-  const int D = a.head_dim;
-  bool fits = fits_norm(s.before, in, at.before, dim, type) && fits_norm(s.after, in, at.after, dim, type) &&
-              fits_norm(a.q_norm, in, at.q_norm, D, type) && fits_norm(a.k_norm, in, at.k_norm, D, type);
-  fits = fits && a.q.fits(in, at.q, dim, type, a.heads * D) && a.k.fits(in, at.k, dim, type, a.kv_heads * D) &&
-         a.v.fits(in, at.v, dim, type, a.kv_heads * Dv) && a.o.fits(in, at.o, a.heads * Dv, type, dim);
-  fits = fits && (!a.sinks || (in[at.sinks].ndim() == 1 && in[at.sinks].shape(0) == a.heads &&
-                               is_kernel_float(in[at.sinks].dtype())));
-  fits = fits && (!a.has_freqs || (in[at.freqs].dtype() == mx::float32 && int(in[at.freqs].size()) == a.rope_dims / 2));
-  if (!fits || !s.mlp) return fits;
-  const int hidden = in[at.gate].shape(0);
-  return fits_norm(s.before_mlp, in, at.before_mlp, dim, type) && fits_norm(s.after_mlp, in, at.after_mlp, dim, type) &&
-         s.mlp->gate.fits(in, at.gate, dim, type, 0) && s.mlp->up.fits(in, at.up, dim, type, hidden) &&
-         s.mlp->down.fits(in, at.down, hidden, type, dim);
+  return fits_norm(s.before, in, at.before, dim, type) && fits_norm(s.after, in, at.after, dim, type) &&
+         (s.mixer != Mixer::attention || fits_attention(s.attention, at, in, type, dim, Dv)) &&
+         (s.mixer != Mixer::mamba || fits_mamba(s.mamba, at, in, type, dim)) &&
+         (s.mlp ? fits_mlp(s, at, in, type, dim) : s.mixer != Mixer::none);
 }
 
 bool fits_cache(const BlockShape& s, const mx::array& x, const mx::array& keys, const mx::array& values, BlockPlace p) {
@@ -139,6 +147,16 @@ bool fits_cache(const BlockShape& s, const mx::array& x, const mx::array& keys, 
          keys.shape(0) == x.shape(0) && keys.shape(1) == a.kv_heads && keys.shape(3) == a.head_dim &&
          values.shape(0) == x.shape(0) && values.shape(1) == a.kv_heads && values.shape(2) == keys.shape(2) &&
          p.first >= 0 && p.start >= p.first && p.start + x.shape(1) <= keys.shape(2);
+}
+
+bool fits_memory(const BlockShape& s, const mx::array& x, const Memory& memory, BlockPlace p) {
+  if (memory.size() != (s.mixer == Mixer::none ? 0 : 2)) return false;
+  if (s.mixer == Mixer::attention) return fits_cache(s, x, memory[0], memory[1], p);
+  const MambaShape& m = s.mamba;
+  const int B = x.shape(0);
+  return s.mixer == Mixer::none ||
+         (memory[0].shape() == mx::Shape({B, m.width - 1, m.channels()}) && memory[0].dtype() == x.dtype() &&
+          memory[1].shape() == mx::Shape({B, m.heads, m.head_dim, m.state}) && memory[1].dtype() == mx::float32);
 }
 
 bool read_offset(const mx::array& x, const Offset& offset, BlockCall& call, std::vector<mx::array>& inputs) {
@@ -165,6 +183,7 @@ bool read_mask(const BlockShape& s, const mx::array& x, const AnyMask& mask, Blo
 std::optional<BlockResult> op_block(const std::shared_ptr<const BlockShape>& shape, const BlockArguments& a) {
   const Places at(*shape, 1);
   if (!on_cpu() || a.x.ndim() != 3 || a.x.size() == 0 || !is_kernel_float(a.x.dtype())) return std::nullopt;
+  if (shape->mixer != Mixer::attention) return std::nullopt;  // other mixers have no gradient here
   if (int(a.arrays.size()) + 1 != at.end || !fits_cache(*shape, a.x, a.keys, a.values, a.place)) return std::nullopt;
   std::vector<mx::array> inputs;
   inputs.reserve(at.end + 4);

@@ -107,15 +107,6 @@ class Gated : public Kernel {
   Gate kind_;
 };
 
-mx::array op_gated(Gate kind, const mx::array& gate, const MaybeArray& up) {
-  if (!on_cpu() || !is_kernel_float(gate.dtype()) || gate.size() == 0 ||
-      (up && (gate.dtype() != up->dtype() || gate.shape() != up->shape())))
-    return plain_gated(kind, gate, up);
-  std::vector<mx::array> inputs{gate};
-  if (up) inputs.push_back(*up);
-  return mx::array(gate.shape(), gate.dtype(), std::make_shared<Gated>(cpu_stream(), kind), std::move(inputs));
-}
-
 class ArgMax : public Kernel {
  public:
   using Kernel::Kernel;
@@ -161,6 +152,15 @@ mx::array op_argmax(const mx::array& x) {
   auto shape = x.shape();
   shape.pop_back();
   return mx::array(std::move(shape), mx::uint32, std::make_shared<ArgMax>(cpu_stream()), {x});
+}
+
+mx::array op_gated(Gate kind, const mx::array& gate, const MaybeArray& up) {
+  if (!on_cpu() || !is_kernel_float(gate.dtype()) || gate.size() == 0 ||
+      (up && (gate.dtype() != up->dtype() || gate.shape() != up->shape())))
+    return plain_gated(kind, gate, up);
+  std::vector<mx::array> inputs{gate};
+  if (up) inputs.push_back(*up);
+  return mx::array(gate.shape(), gate.dtype(), std::make_shared<Gated>(cpu_stream(), kind), std::move(inputs));
 }
 
 mx::array op_silu(const mx::array& x) { return op_gated(Gate::silu, x, std::nullopt); }

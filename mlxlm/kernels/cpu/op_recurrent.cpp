@@ -113,7 +113,8 @@ std::pair<mx::array, mx::array> op_ssm_scan(const mx::array& x, const mx::array&
              a.shape() == mx::Shape({H}) && first.shape() == mx::Shape({B, H, P, N}) && G > 0 && H % G == 0,
          "ssm_scan: the arrays' shapes don't belong together");
   const Run run = [](const std::vector<const float*>& in, float* y, float* last, const std::vector<int>& n) {
-    kernels().state_space({in[0], in[1], in[2], in[3], in[4], in[5], y, last, n[0], n[1], n[2], n[3], n[4], n[5]});
+    kernels().state_space({in[0], in[1], in[2], in[3], in[4], in[5], y, last, n[0], n[1], n[2], n[3], n[4], n[5],
+                           n[2] * n[4], n[3] * n[5], nullptr});
   };
   return recur("mlxlm.StateSpace", run, {B, L, H, G, P, N}, {x, dt, a, b, c, first}, x.shape());
 }

@@ -1,5 +1,7 @@
 // Blocks that follow one another as one MLX operation, with their weights held by it: what a step of decoding then costs
 // besides the blocks' own work is the same for one block as for a hundred.
+#include <algorithm>
+
 #include "block_run.h"
 
 namespace mlxlm {
@@ -28,13 +30,16 @@ std::shared_ptr<const Stack> make_stack(const std::vector<std::shared_ptr<const 
     if (int(arrays[i].size()) != Places(*shapes[i], 0).end) return nullptr;
     for (const mx::array& a : arrays[i])
       if (!a.flags().row_contiguous) return nullptr;
+    if (shapes[i]->mixer == Mixer::mamba && !has_numbers(shapes[i]->mamba, Places(*shapes[i], 0), arrays[i])) return nullptr;
   }
+  // A stack without any memory would have no buffer to be known by.
+  if (std::all_of(shapes.begin(), shapes.end(), [](const auto& s) { return s->mixer == Mixer::none; })) return nullptr;
   return std::make_shared<const Stack>(shapes, arrays);
 }
 
 namespace {
 
-// Inputs: x, all keys, all values, then offsets and masks where they are arrays.
+// Inputs: x, the arrays of all memories, then offsets and masks where they are arrays.
 class Blocks : public mx::Primitive {
  public:
   Blocks(mx::Stream s, std::shared_ptr<const Stack> stack, std::vector<BlockCall> calls)
@@ -52,16 +57,17 @@ class Blocks : public mx::Primitive {
     const size_t n = stack_->size();
     allocate(out[0]);
     Buffers buffers(in[1]);
-    for (size_t i = 1; i <= 2 * n; i++) buffers.take(in[i], out[i], encoder);
+    for (size_t i = 1; i < out.size(); i++) buffers.take(in[i], out[i], encoder);
     mx::array between[2] = {like(in[0], encoder), like(in[0], encoder)};
-    size_t next = 2 * n + 1;
+    size_t memory = 1, next = out.size();
     const mx::array* offsets = calls_[0].has_offsets ? &in[next++] : nullptr;
     auto runs = stack_->runs;
     const void* x = row_major(in[0], encoder);
     for (size_t i = 0; i < n; i++) {
       void* y = i + 1 == n ? out[0].data<void>() : between[i % 2].data<void>();
       runs[i].set_rows(in[0], x, y);
-      runs[i].set_cache(calls_[i], out[1 + i], out[1 + n + i]);
+      runs[i].set_memory(calls_[i], {out.begin() + memory, out.begin() + memory + stack_->arrays_of(i)});
+      memory += stack_->arrays_of(i);
       if (offsets) runs[i].set_offsets(*offsets, encoder);
       if (calls_[i].has_mask) set_mask(runs[i].attention.mask, in[next++]);
       x = y;
@@ -87,12 +93,13 @@ class Blocks : public mx::Primitive {
 bool fits(const Stack& stack, const StackArguments& a) {
   const size_t n = stack.size();
   if (!on_cpu() || a.x.ndim() != 3 || a.x.size() == 0 || !is_kernel_float(a.x.dtype()) || a.x.is_tracer()) return false;
-  if (a.keys.size() != n || a.values.size() != n || a.places.size() != n) return false;
-  if (!a.masks.empty() && a.masks.size() != n) return false;
-  for (size_t i = 0; i < n; i++)
-    if (!fits_cache(*stack.shapes[i], a.x, a.keys[i], a.values[i], a.places[i]) ||
-        !fits_weights(*stack.shapes[i], stack.places[i], stack.arrays[i], a.x.dtype(), a.x.shape(2), a.values[i].shape(3)))
-      return false;
+  if (a.memories.size() != n || a.places.size() != n || !(a.masks.empty() || a.masks.size() == n)) return false;
+  for (size_t i = 0; i < n; i++) {
+    const BlockShape& s = *stack.shapes[i];
+    if (!fits_memory(s, a.x, a.memories[i], a.places[i])) return false;
+    const int Dv = s.mixer == Mixer::attention ? a.memories[i][1].shape(3) : 0;
+    if (!fits_weights(s, stack.places[i], stack.arrays[i], a.x.dtype(), a.x.shape(2), Dv)) return false;
+  }
   return true;
 }
 
@@ -102,22 +109,23 @@ std::optional<StackResult> op_stack(const std::shared_ptr<const Stack>& stack, c
   if (!fits(*stack, a)) return std::nullopt;
   const size_t n = stack->size();
   std::vector<mx::array> inputs{a.x};
-  inputs.insert(inputs.end(), a.keys.begin(), a.keys.end());
-  inputs.insert(inputs.end(), a.values.begin(), a.values.end());
+  for (const Memory& memory : a.memories) inputs.insert(inputs.end(), memory.begin(), memory.end());
+  std::vector<mx::Shape> shapes;
+  std::vector<mx::Dtype> types;
+  for (const mx::array& given : inputs) shapes.push_back(given.shape()), types.push_back(given.dtype());
   BlockCall all;
   if (!read_offset(a.x, a.offset, all, inputs)) return std::nullopt;
   std::vector<BlockCall> calls(n, all);
-  std::vector<mx::Shape> shapes{a.x.shape()};
   for (size_t i = 0; i < n; i++) {
     calls[i].start = a.places[i].start, calls[i].first = a.places[i].first;
     if (!a.masks.empty() && !read_mask(*stack->shapes[i], a.x, a.masks[i], calls[i], inputs)) return std::nullopt;
   }
-  for (const auto* group : {&a.keys, &a.values})
-    for (const mx::array& buffer : *group) shapes.push_back(buffer.shape());
-  const std::vector<mx::Dtype> types(shapes.size(), a.x.dtype());
   auto out = mx::array::make_arrays(std::move(shapes), types,
                                     std::make_shared<Blocks>(cpu_stream(), stack, std::move(calls)), inputs);
-  return StackResult(out[0], {out.begin() + 1, out.begin() + 1 + n}, {out.begin() + 1 + n, out.end()});
+  StackResult result(out[0], {});
+  for (size_t i = 0, next = 1; i < n; next += stack->arrays_of(i++))
+    result.second.emplace_back(out.begin() + next, out.begin() + next + stack->arrays_of(i));
+  return result;
 }
 
 }  // namespace mlxlm

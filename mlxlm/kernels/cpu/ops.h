@@ -42,6 +42,9 @@ mx::array op_linear(const mx::array& x, const mx::array& weight, const MaybeArra
 mx::array op_rms_norm(const mx::array& x, const MaybeArray& weight, float eps);
 mx::array op_layer_norm(const mx::array& x, const MaybeArray& weight, const MaybeArray& bias, float eps);
 mx::array op_argmax(const mx::array& x);
+// An activation, or a unit that it opens.
+enum class Gate : int;
+mx::array op_gated(Gate kind, const mx::array& gate, const MaybeArray& up);
 mx::array op_silu(const mx::array& x);
 mx::array op_relu2(const mx::array& x);
 mx::array op_swiglu(const mx::array& gate, const mx::array& up);

@@ -93,8 +93,8 @@ void state_space(const StateSpace& s) {
       const float* from = l ? state : s.state + task * size;
       const size_t at = size_t(batch) * s.L + l;
       const float dt = s.dt[at * s.H + head], decay = vexp(splat(dt * s.a[head]))[0];
-      const float *x = s.x + (at * s.H + head) * s.P, *b = s.b + (at * s.G + group) * s.N;
-      const float* c = s.c + (at * s.G + group) * s.N;
+      const float *x = s.x + at * s.x_row + head * s.P, *b = s.b + at * s.bc_row + group * s.N;
+      const float* c = s.c + at * s.bc_row + group * s.N;
       float* y = s.y + (at * s.H + head) * s.P;
       int p = 0;
       const auto rows = [&]<int R>(std::integral_constant<int, R>) {
@@ -103,6 +103,7 @@ void state_space(const StateSpace& s) {
       };
       for (; p + 4 <= s.P; p += 4) rows(std::integral_constant<int, 4>());
       for (; p < s.P; p++) rows(std::integral_constant<int, 1>());
+      if (s.d) for (p = 0; p < s.P; p++) y[p] += s.d[head] * x[p];
     }
   });
 }

@@ -27,6 +27,7 @@ struct Table {
   void (*selective_scan)(const SelectiveScan&);
   void (*state_space)(const StateSpace&);
   void (*delta_rule)(const DeltaRule&);
+  void (*mamba_step)(const MambaStep&);
   void (*to_f32)(Dtype, const void* x, float* out, int64_t count);
   void (*from_f32)(Dtype, const float* x, void* out, int64_t count);
   // x (M, w.N) by w as it is stored, (w.N, w.K), instead of by its transpose.

@@ -157,11 +157,36 @@ struct SelectiveScan {
   int B, L, C, N;
 };
 
-// h = exp(dt a) h + dt x (x) b, y = h . c: x (B, L, H, P), dt (B, L, H), a (H,), b and c (B, L, G, N), states (B, H, P, N).
+// h = exp(dt a) h + dt x (x) b, y = h . c + d x: x (B, L, H, P), dt (B, L, H), a (H,), b and c (B, L, G, N), states
+// (B, H, P, N), which may be the same memory; `d` (H,) or null for 0. From a position's x to the next are x_row numbers,
+// from its b and c to theirs bc_row.
 struct StateSpace {
   const float *x, *dt, *a, *b, *c, *state;
   float *y, *last;
   int B, L, H, G, P, N;
+  int64_t x_row, bc_row;
+  const float* d;
+};
+
+// A Mamba 2 mixer between its projections. A row is what the first gives for a position: gate (H * P), then what the
+// convolution mixes, x (H * P) with b and c (G * N each), then what dt is made of (H).
+struct MambaStep {
+  Dtype type;
+  const void* rows;  // (B * L, row())
+  void* past;        // (B, width - 1, channels()), the last rows of what was mixed; moves on
+  float* state;      // (B, H, P, N), moves on
+  const float *conv, *conv_bias;          // (width, channels()), (channels(),) or null
+  const float *dt, *a, *d;                // (B * L, H), (H,), (H,)
+  const float* norm;                      // (H * P,), or null
+  float eps;
+  int norm_groups;                        // 0 where nothing is normed
+  int B, L, H, P, G, N, width;
+  float *mixed, *y;                       // to work in: (B * L, channels()), (B * L, H * P)
+  void* out;                              // (B * L, H * P)
+
+  int inner() const { return H * P; }
+  int channels() const { return H * P + 2 * G * N; }
+  int row() const { return inner() + channels() + H; }
 };
 
 // S = exp(g) S, S += k (x) beta (v - S k), y = S q: q and k (B, L, H, K), v (B, L, H, V), g and beta (B, L, H),

@@ -317,10 +317,54 @@ void recurrent(Maker& make) {
   Exact x = some(size_t(B) * L * H * P), dt = some(size_t(B) * L * H), a = some(H), b = some(size_t(B) * L * G * N), c = some(b.bytes / 4);
   Exact state = some(size_t(B) * H * P * N), y(x.bytes), last(state.bytes);
   kernels().state_space({x.as<float>(), dt.as<float>(), a.as<float>(), b.as<float>(), c.as<float>(), state.as<float>(), y.as<float>(),
-                         last.as<float>(), B, L, H, G, P, N});
+                         last.as<float>(), B, L, H, G, P, N, H * P, G * N, nullptr});
   Exact k = some(size_t(B) * L * H * N), q = some(k.bytes / 4), g = some(size_t(B) * L * H), beta = some(g.bytes / 4);
   kernels().delta_rule({q.as<float>(), k.as<float>(), x.as<float>(), g.as<float>(), beta.as<float>(), state.as<float>(), y.as<float>(),
                         last.as<float>(), B, L, H, N, P});
+}
+
+double opened(double x) { return x / (1 + std::exp(-x)); }
+
+void mamba(Maker& make) {
+  const int B = 1 + make.upto(2), L = 1 + make.upto(3), H = 2, G = 1 + make.upto(2), P = 1 + make.upto(40), N = 1 + make.upto(40);
+  const int width = 2 + make.upto(4), inner = H * P, C = inner + 2 * G * N, wide = inner + C + H, groups = make.upto(3), M = B * L;
+  const Dtype type = Dtype(make.upto(3));
+  const auto some = [&](size_t n) { return numbers(make, Dtype::f32, n); };
+  Exact rows = numbers(make, type, size_t(M) * wide), past = numbers(make, type, size_t(B) * (width - 1) * C), state = some(size_t(B) * inner * N);
+  Exact conv = some(size_t(width) * C), bias = some(C), dt = some(size_t(M) * H), a = some(H), d = some(H), norm = some(inner);
+  Exact mixed(sizeof(float) * M * C), y(sizeof(float) * M * inner), out(size_of(type) * M * inner);
+  std::vector<double> h(state.as<float>(), state.as<float>() + size_t(B) * inner * N), want;
+  const auto at = [&](int b, int row, int c) {
+    return row < width - 1 ? read(type, past.as<void>(), (size_t(b) * (width - 1) + row) * C + c)
+                           : read(type, rows.as<void>(), (size_t(b) * L + row - width + 1) * wide + inner + c);
+  };
+  for (int m = 0; m < M; m++) {
+    std::vector<double> x(C), v(inner), squares(3);
+    for (int c = 0; c < C; c++) {
+      x[c] = bias.as<float>()[c];
+      for (int k = 0; k < width; k++) x[c] += double(conv.as<float>()[k * C + c]) * at(m / L, m % L + k, c);
+      x[c] = opened(x[c]);
+    }
+    for (int i = 0; i < inner; i++) {
+      const int head = i / P, first = inner + head / (H / G) * N;
+      const double step = dt.as<float>()[m * H + head], fade = std::exp(step * a.as<float>()[head]);
+      v[i] = x[i] * d.as<float>()[head];
+      for (int n = 0; n < N; n++) {
+        double& s = h[(size_t(m / L) * inner + i) * N + n];
+        s = s * fade + step * x[i] * x[first + n];
+        v[i] += s * x[first + G * N + n];
+      }
+      v[i] *= opened(read(type, rows.as<void>(), size_t(m) * wide + i));
+      squares[groups ? i / (inner / groups) : 0] += v[i] * v[i];
+    }
+    for (int i = 0; i < inner; i++)
+      want.push_back(groups ? v[i] / std::sqrt(squares[i / (inner / groups)] * groups / inner + 1e-2) * norm.as<float>()[i] : v[i]);
+  }
+  kernels().mamba_step({type, rows.as<void>(), past.as<void>(), state.as<float>(), conv.as<float>(), bias.as<float>(), dt.as<float>(),
+                        a.as<float>(), d.as<float>(), groups ? norm.as<float>() : nullptr, 1e-2f, groups, B, L, H, P, G, N, width,
+                        mixed.as<float>(), y.as<float>(), out.as<void>()});
+  for (size_t i = 0; i < want.size(); i++) compare(type, out.as<void>(), i, want[i], 1 + std::fabs(want[i]) * 10);
+  for (size_t i = 0; i < h.size(); i++) compare(Dtype::f32, state.as<void>(), i, h[i], 10);
 }
 
 void work(unsigned seed, int rounds) {
@@ -333,6 +377,7 @@ void work(unsigned seed, int rounds) {
     attend(make);
     pointwise(make);
     recurrent(make);
+    mamba(make);
   }
 }
 

@@ -1,0 +1,169 @@
+"""What the kernels have to know of a block to run it as one operation: its sizes, and where its weights are found."""
+
+from __future__ import annotations
+
+from operator import is_
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..kernels import modules, ops
+from .attention import Attention, Softcapped, attend
+from .mamba import GroupedGatedNorm, Mamba2
+from .mlp import MLP, GatedMLP, geglu, swiglu
+from .norms import RMSNorm, UnitOffsetRMSNorm
+from .rope import RoPE
+
+OFFSETS = {RMSNorm: 0.0, UnitOffsetRMSNorm: 1.0}
+GATES: dict[Any, str] = {swiglu: "silu", geglu: "gelu_tanh"}
+ACTS: dict[Any, str] = {
+    ops.silu: "silu", ops.relu2: "squared_relu", ops.gelu: "gelu", ops.gelu_tanh: "gelu_tanh",
+    ops.quick_gelu: "quick_gelu",
+}
+
+Parts = tuple[Any, ...]
+"""A block's mixer, MLP, norms before and after the mixer, norms before and after the MLP; None for what isn't there."""
+
+OWN = object()
+"""Stands in `Parts` for work that only the block itself knows."""
+
+
+class Plan:
+    """What is known of a block before a call: which modules it was made for, and where their arrays are found.
+
+    ``shape`` is None for parts that the kernels don't know; ``whole`` says that none are left to the block itself.
+    """
+
+    def __init__(self, parts: Parts):
+        self._made_for: list[tuple[dict, str, Any]] = []
+        self._arrays: list[tuple[dict, str]] = []
+        self._parts = parts
+        self.mixer, self.mlp = parts[:2]
+        self.rope: RoPE | None = None
+        self.whole = False
+        self.shape = None if ops.native is None else self._shape(ops.native)
+
+    def __deepcopy__(self, memo) -> None:
+        return None  # made anew for the copy's own modules
+
+    @property
+    def attends(self) -> bool:
+        return type(self.mixer) is Attention
+
+    def holds(self, parts: Parts) -> bool:
+        """Whether the block still has the modules that this was made for."""
+        same = all(map(is_, self._parts, parts))
+        return same and (ops.native is None or ops.native.unchanged(self._made_for))
+
+    def arrays(self, freqs: mx.array | None) -> list[mx.array | None]:
+        """The weights of this call, as they are now."""
+        return [freqs if name == "freqs" else parent[name] for parent, name in self._arrays]
+
+    def held(self) -> list[tuple[dict, str, Any]]:
+        """(module, name, what it has there) of all that a call depends on."""
+        return self._made_for + [(parent, name, parent[name]) for parent, name in self._arrays if name != "freqs"]
+
+    def _shape(self, native: Any) -> Any:
+        """The kernels' description, its arrays in the order that they take them."""
+        before, after, before_mlp, after_mlp = self._parts[2:]
+        shape = native.BlockShape()
+        if self.mixer is not None:
+            put = {Attention: self._attention, Mamba2: self._mamba}.get(type(self.mixer))
+            if put is None or not _are_norms(before, after) or not put(shape, before):
+                return None
+            self._add(after)
+            shape.norms(_norm(before), _norm(after))
+        self.whole = self.mlp is None or self._feed(shape, before_mlp, after_mlp)
+        return shape if self.whole or self.mixer is not None else None
+
+    def _attention(self, shape: Any, before: Any) -> bool:
+        mixer = self.mixer
+        capped = type(mixer._attend) is Softcapped
+        if mixer._clip is not None or not (capped or mixer._attend is attend):
+            return False
+        head_norms = mixer.get("q_norm"), mixer.get("k_norm")
+        if (mixer._rope is not None and type(mixer._rope) is not RoPE) or not _are_norms(*head_norms):
+            return False
+        linears = self._linears(mixer, "q_proj", "k_proj", "v_proj", "o_proj")
+        if linears is None:
+            return False
+        *qkv, out = linears
+        self._made_for += [(mixer, "q_norm", head_norms[0]), (mixer, "k_norm", head_norms[1])]
+        self._add(before, *qkv, *head_norms)
+        self.rope = mixer._rope
+        self._arrays += [(mixer, "sinks")] * ("sinks" in mixer) + [(mixer, "freqs")] * (self.rope is not None)
+        self._add(out)
+        shape.attention(
+            qkv[0]["weight"].shape[0] // mixer.head_dim, qkv[1]["weight"].shape[0] // mixer.head_dim, mixer.head_dim,
+            mixer.scale, mixer._attend.cap if capped else 0.0, [_norm(n) for n in head_norms], "sinks" in mixer,
+            None if self.rope is None else self.rope.native_shape, [_linear(m) for m in linears],
+        )
+        return True
+
+    def _mamba(self, shape: Any, before: Any) -> bool:
+        mixer = self.mixer
+        norm, conv = mixer.get("norm"), mixer["conv1d"]
+        if mixer._act is not ops.silu or type(norm) not in (type(None), GroupedGatedNorm):
+            return False
+        linears = self._linears(mixer, "in_proj", "out_proj")
+        if linears is None or type(conv) not in (nn.Conv1d, modules.Conv1d):
+            return False
+        self._made_for += [(mixer, "norm", norm), (mixer, "conv1d", conv)]
+        self._add(before, linears[0], conv)
+        self._arrays += [(mixer, name) for name in ("dt_bias", "A_log", "D")]
+        self._add(norm, linears[1])
+        shape.mamba(
+            mixer.heads, mixer.head_dim, mixer.groups, mixer.state_size, conv["weight"].shape[1], mixer.dt_limit,
+            "bias" in conv, None if norm is None else (norm.eps, norm.groups), [_linear(m) for m in linears],
+        )
+        return True
+
+    def _feed(self, shape: Any, before: Any, after: Any) -> bool:
+        """Whether the second half is one that the kernels know, which the shape then has too."""
+        mlp = self.mlp
+        act = GATES.get(mlp._glu) if type(mlp) is GatedMLP else ACTS.get(mlp._act) if type(mlp) is MLP else None
+        names = ("gate_proj", "up_proj", "down_proj")
+        linears = None if act is None else self._linears(mlp, *(names if type(mlp) is GatedMLP else names[1:]))
+        if linears is None or not _are_norms(before, after):
+            return False
+        self._add(before, *linears, after)
+        shape.mlp(act, [_linear(m) for m in linears], _norm(before), _norm(after))
+        return True
+
+    def _linears(self, parent: Any, *names: str) -> list[Any] | None:
+        """The linears of these names, if all of them are of kinds that the kernels know."""
+        found: list[Any] = [parent[name] for name in names]
+        if None in [_linear(linear) for linear in found]:
+            return None
+        self._made_for += [(parent, name, linear) for name, linear in zip(names, found, strict=True)]
+        return found
+
+    def _add(self, *parts: Any) -> None:
+        names = ("weight", "scales", "biases", "bias")
+        self._arrays += [(m, name) for m in parts if m is not None for name in names if name in m]
+
+
+def plan_of(block: Any) -> Plan | None:
+    """The block's plan, kept with it; None where its own parts must do the work."""
+    parts = block.parts()
+    if parts is None:
+        return None
+    plan = block.__dict__.get("_plan")
+    if plan is None or not plan.holds(parts):
+        plan = block._plan = Plan(parts)
+    return None if plan.shape is None else plan
+
+
+def _linear(module: Any) -> tuple[str | None, int, int, bool] | None:
+    if type(module) is modules.QuantizedLinear:
+        return module.mode, module.group_size, module.bits, "bias" in module
+    return (None, 0, 0, "bias" in module) if type(module) is modules.Linear else None
+
+
+def _are_norms(*found: Any) -> bool:
+    return all(n is None or type(n) in OFFSETS for n in found)
+
+
+def _norm(module: Any) -> tuple[float, float] | None:
+    return None if module is None else (module.eps, OFFSETS[type(module)])
