@@ -100,22 +100,24 @@ inline void load_query_pairs(const Attention& a, const Tile& t, float* out) {
   });
 }
 
+constexpr int PAIR_ROWS = 8;  // divides the usual numbers of keys and widths, and still hides the products' latency
+
 inline void score_pairs(const Attention& a, const InPlace<bf16>& keys, int first, int count, const TileBuffers& f) {
   const RowsOf<bf16> rows{keys.data + first * keys.stride, keys.stride, count};
-  for (int r = 0; r < count; r += ROWS) {
-    V acc[ROWS][2] = {};
-    const bf16* key[ROWS];
-    UNROLL for (int i = 0; i < ROWS; i++) key[i] = rows.row(r + i);
+  for (int r = 0; r < count; r += PAIR_ROWS) {
+    V acc[PAIR_ROWS][2] = {};
+    const bf16* key[PAIR_ROWS];
+    UNROLL for (int i = 0; i < PAIR_ROWS; i++) key[i] = rows.row(r + i);
     const uint32_t* panel = (const uint32_t*)f.queries;
     for (int d = 0; d < a.D; d += 2, panel += WIDE) {
       const P x0 = load_pairs(panel), x1 = load_pairs(panel + W);
-      UNROLL for (int i = 0; i < ROWS; i++) {
+      UNROLL for (int i = 0; i < PAIR_ROWS; i++) {
         const P one = splat_pair((const uint32_t*)(key[i] + d));
         acc[i][0] = multiply_pairs(one, x0, acc[i][0]);
         acc[i][1] = multiply_pairs(one, x1, acc[i][1]);
       }
     }
-    UNROLL for (int i = 0; i < ROWS; i++)
+    UNROLL for (int i = 0; i < PAIR_ROWS; i++)
       UNROLL for (int c = 0; c < 2; c++) store(f.scores + (r + i) * WIDE + c * W, acc[i][c] * a.scale);
   }
 }
@@ -195,6 +197,75 @@ inline void add_block(const Attention& a, const TileBuffers& f, const RowsOf<flo
   }
 }
 
+#if MLXLM_LEVEL == 513
+// Numbers i of a and of b side by side, for i in the lower or the upper half.
+inline P side_by_side(P a, P b, bool upper) {
+  alignas(64) uint16_t lane[32];
+  for (int i = 0; i < 32; i++) lane[i] = uint16_t(i / 2 + (upper ? 16 : 0) + (i % 2 ? 32 : 0));
+  return (P)_mm512_permutex2var_epi16((__m512i)a, _mm512_load_si512(lane), (__m512i)b);
+}
+
+// The weights of keys 2 s and 2 s + 1 as pairs, in the place of the former's; without a partner a key is paired with 0.
+inline void pair_weights(float* scores, int count) {
+  for (int s = 0; s < count; s += 2)
+    for (int c = 0; c < WIDE; c += W) {
+      float* first = scores + s * WIDE + c;
+      const V second = s + 1 < count ? load(first + WIDE) : V{};
+      const P both = (P)_mm512_cvtne2ps_pbh((__m512)second, (__m512)load(first));
+      _mm512_storeu_si512(first, (__m512i)side_by_side(both, (P)_mm512_shuffle_i64x2((__m512i)both, (__m512i)both, 0xee), false));
+    }
+}
+
+// Rows 2 s and 2 s + 1 of v as pairs, `width` (a multiple of PAIR_ROWS) pairs a row; 0 past the end.
+inline void pair_values(const RowsOf<bf16>& v, int D, int width, uint32_t* out) {
+  for (int s = 0; s < v.count; s += 2)
+    for (int d = 0; d < width; d += 2 * W) {
+      const __mmask32 some = __mmask32((uint64_t(1) << lesser(2 * W, greater(D - d, 0))) - 1);
+      const bf16* row = v.data + s * v.stride + d;
+      const P a = (P)_mm512_maskz_loadu_epi16(some, row);
+      const P b = s + 1 < v.count ? (P)_mm512_maskz_loadu_epi16(some, row + v.stride) : P{};
+      uint32_t* to = out + s / 2 * width + d;
+      _mm512_mask_storeu_epi32(to, first_lanes(lesser(W, width - d)), (__m512i)side_by_side(a, b, false));
+      if (width - d > W)
+        _mm512_mask_storeu_epi32(to + W, first_lanes(lesser(W, width - d - W)), (__m512i)side_by_side(a, b, true));
+    }
+}
+
+// As `add_block`, by pairs of keys: the weights are rounded to bf16, as results of this type are.
+inline void add_pairs(const Attention& a, const TileBuffers& f, const RowsOf<bf16>& v) {
+  const int width = round_up(a.Dv, PAIR_ROWS);
+  uint32_t* pairs = (uint32_t*)f.keys;
+  pair_weights(f.scores, v.count);
+  pair_values(v, a.Dv, width, pairs);
+  for (int d = 0; d < a.Dv; d += PAIR_ROWS) {
+    V acc[PAIR_ROWS][2];
+    UNROLL for (int r = 0; r < PAIR_ROWS; r++)
+      UNROLL for (int c = 0; c < 2; c++)
+        acc[r][c] = load(f.values + (d + r) * WIDE + c * W) * load(f.alpha + c * W);
+    for (int s = 0; s < v.count; s += 2) {
+      const P w0 = load_pairs((const bf16*)(f.scores + s * WIDE)), w1 = load_pairs((const bf16*)(f.scores + s * WIDE + W));
+      const uint32_t* row = pairs + s / 2 * width + d;
+      UNROLL for (int r = 0; r < PAIR_ROWS; r++) {
+        const P one = splat_pair(row + r);
+        acc[r][0] = multiply_pairs(one, w0, acc[r][0]);
+        acc[r][1] = multiply_pairs(one, w1, acc[r][1]);
+      }
+    }
+    UNROLL for (int r = 0; r < PAIR_ROWS; r++)
+      UNROLL for (int c = 0; c < 2; c++) store(f.values + (d + r) * WIDE + c * W, acc[r][c]);
+  }
+}
+#endif
+
+template <class Rows>
+inline void add_any(const Attention& a, const Rows& values, int first, int count, const TileBuffers& f) {
+#if MLXLM_LEVEL == 513
+  if constexpr (std::is_same_v<Rows, InPlace<bf16>>)
+    return add_pairs(a, f, {values.data + first * values.stride, values.stride, count});
+#endif
+  add_block(a, f, values.floats(first, count, a.Dv, f.keys));
+}
+
 template <class T, class Rows>
 inline void attend_tile(const Attention& a, const Tile& t) {
   const TileBuffers f(a);
@@ -215,7 +286,7 @@ inline void attend_tile(const Attention& a, const Tile& t) {
     if (a.cap != 0) squash(a.cap, f.scores, count * WIDE);
     if (a.mask.kind != Mask::none) mask_scores(a, t, s, count, f.scores);
     update_softmax(f, count);
-    add_block(a, f, values.floats(s, count, a.Dv, f.keys));
+    add_any(a, values, s, count, f);
   }
   write_values<T>(a, t, f);
 }
