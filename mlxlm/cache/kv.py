@@ -97,7 +97,7 @@ class TokenBuffer(LayerCache):
             buffer[..., start:end, :] = part
         return end
 
-    def _grow(self, new: Sequence[mx.array], used: int, more: int = 0) -> None:
+    def _grow(self, new: Sequence[Any], used: int, more: int = 0) -> None:
         """Buffers with room for L and ``more`` tokens besides the ``used`` ones, which they keep."""
         capacity = stepped(used + new[0].shape[2] + more)
         grown = []
@@ -107,6 +107,10 @@ class TokenBuffer(LayerCache):
                 buffer[..., :used, :] = self.buffers[i][..., :used, :]
             grown.append(buffer)
         self.buffers = tuple(grown)
+
+    def make_room(self, new: Sequence[Any]) -> None:
+        """Buffers that can take tokens of the shapes (B, heads, L, dim) and dtypes of ``new``."""
+        raise NotImplementedError
 
     def _alike(self) -> tuple:
         """What two caches must have in common to be rows of one."""
@@ -146,10 +150,13 @@ class KVCache(TokenBuffer):
 
     def _updated(self, keys: mx.array, values: mx.array) -> list[mx.array]:
         new = self._encoded(keys, values)
-        if self.offset + keys.shape[2] > self.capacity:
-            self._grow(new, self.offset)
+        self.make_room(new)
         self.offset = end = self._append(self.offset, new)
         return [b[..., :end, :] for b in self.buffers]
+
+    def make_room(self, new: Sequence[Any]) -> None:
+        if self.offset + new[0].shape[2] > self.capacity:
+            self._grow(new, self.offset)
 
     def columns(self, length: int) -> tuple[int, int]:
         """Which tokens the next ``length`` queries will be given: (those kept in front, first of the rest)."""

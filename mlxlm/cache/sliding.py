@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import mlx.core as mx
 
-from .kv import STEP, Arrays, TokenBuffer, columns, joined, joined_starts, stepped
+from .kv import STEP, TokenBuffer, columns, joined, joined_starts, stepped
 
 
 class SlidingCache(TokenBuffer):
@@ -36,7 +36,7 @@ class SlidingCache(TokenBuffer):
 
     def _updated(self, keys: mx.array, values: mx.array) -> list[mx.array]:
         new, length = self._encoded(keys, values), keys.shape[2]
-        self._make_room(new)
+        self.make_room(new)
         self.stored = end = self._append(self.stored, new)
         self.offset += length
         kept, first = self._seen(self.kept, end, length)
@@ -73,7 +73,7 @@ class SlidingCache(TokenBuffer):
             return None
         return self.keep + recent, self.keep
 
-    def _make_room(self, new: Arrays) -> None:
+    def make_room(self, new: Sequence[Any]) -> None:
         length = new[0].shape[2]
         if self.stored + length <= self.capacity:
             return

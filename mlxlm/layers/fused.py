@@ -1,15 +1,15 @@
 """Whole blocks as one operation where our kernels are in force: what decoding costs is mostly the trips between them.
 
 A backbone asks `stacks` for those of its layers that can run together, and a block asks `run`; each does its own work
-where these decline: more than a few positions, parts that are not the plain ones (a subclass, an adapter), a cache
-that packs or is out of room. Numbers are those of the parts, to rounding.
+where these decline: parts that are not the plain ones (a subclass, an adapter), a cache that packs, a recurrent layer's
+or gradients of more than a few positions. Numbers are those of the parts, to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,7 +19,8 @@ from ..kernels import ops
 from .experts import Experts, ExpertsMLP, QuantizedSwitchLinear
 from .plan import GATES, Plan, plan_of
 
-MOST = 8  # rows of activations up to which the trips cost more than the work
+MOST = 1 << 20  # rows of activations for whole blocks; the kernels decline what would take too much memory
+FEW = 8  # rows for what is one operation while decoding alone: chosen experts, recurrent layers
 
 
 def _kernels(x: mx.array, step: Any) -> Any:
@@ -32,7 +33,7 @@ def run(block: Any, x: mx.array, cache: Any, step: Any) -> tuple[mx.array, bool]
     """(result, whether the MLP was in it) of a block with ``parts()``, or None where its own parts must do it."""
     kernels = _kernels(x, step)
     plan = None if kernels is None else plan_of(block)
-    place = None if plan is None or not plan.attends else _place(cache, x.shape[1])
+    place = None if plan is None or not plan.attends else _place(plan, cache, x)
     if kernels is None or plan is None or place is None:
         return None
     freqs = None
@@ -53,7 +54,7 @@ class Stack:
 
     def __init__(self, kernels: Any, plans: Sequence[Plan]):
         self._kernels, self._plans = kernels, list(plans)
-        self._attends = [plan.attends for plan in plans]
+        self._attends = all(plan.attends for plan in plans)
         arrays = [plan.arrays(plan.rope.frequencies(1)[0] if plan.rope is not None else None) for plan in plans]
         self.native = kernels.make_stack([plan.shape for plan in plans], arrays)
 
@@ -63,8 +64,10 @@ class Stack:
     def run(self, x: mx.array, caches: Sequence[Any], step: Any) -> mx.array | None:
         """What the layers make of x, or None where they have to do it themselves."""
         length, places, memories = x.shape[1], [], []
-        for cache, attends in zip(caches, self._attends, strict=True):
-            found = _attention_memory(cache, length) if attends else _memory(cache, step)
+        if x.shape[0] * length > FEW and not self._attends:
+            return None
+        for plan, cache in zip(self._plans, caches, strict=True):
+            found = _attention_memory(plan, cache, x) if plan.attends else _memory(cache, step)
             if found is None:
                 return None
             places.append(found[0])
@@ -155,7 +158,7 @@ def _advance(cache: Any, memory: Sequence[mx.array], length: int) -> None:
 
 def experts(module: Any, x: mx.array, picks: mx.array, weights: mx.array) -> mx.array:
     """What the picked experts of ``module`` make of x (..., dim), weighted by (..., k) and summed."""
-    if ops.native is not None and picks.size <= MOST * picks.shape[-1]:
+    if ops.native is not None and picks.size <= FEW * picks.shape[-1]:
         linears = _expert_linears(module)
         if linears and all(type(linear) is QuantizedSwitchLinear for linear in linears):
             given = [(m.mode, m.group_size, m.bits, "bias" in m) for m in linears]
@@ -175,18 +178,27 @@ def _expert_linears(module: Any) -> tuple[Any, ...]:
     return ()
 
 
-def _place(cache: Any, length: int) -> tuple[int, int] | None:
-    """(column of the first new token, first column that is seen) where a cache's buffers have room as they are."""
-    if type(cache) is KVCache:
-        return (cache.offset, 0) if cache.offset + length <= cache.capacity else None
-    if type(cache) is SlidingCache and not cache.keep and cache.stored + length <= cache.capacity:
-        return cache.stored, cache._seen(cache.kept, cache.stored + length, length)[1]
-    return None
+class _Like(NamedTuple):
+    """What a cache has to know of tokens to make room for them."""
+
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
 
 
-def _attention_memory(cache: Any, length: int) -> tuple[tuple[int, int], Sequence[mx.array]] | None:
-    """(place, keys and values) of a cache with room as it is."""
-    place = _place(cache, length)
+def _place(plan: Plan, cache: Any, x: mx.array) -> tuple[int, int] | None:
+    """(column of the first new token, first column that is seen) in buffers that have room for those of x."""
+    slides = type(cache) is SlidingCache
+    if (slides and cache.keep) or not (slides or type(cache) is KVCache):
+        return None
+    length = x.shape[1]
+    if cache.stored + length > cache.capacity:
+        cache.make_room([_Like((x.shape[0], heads, length, width), x.dtype) for heads, width in plan.stored])
+    return cache.stored, cache._seen(cache.kept, cache.stored + length, length)[1] if slides else 0
+
+
+def _attention_memory(plan: Plan, cache: Any, x: mx.array) -> tuple[tuple[int, int], Sequence[mx.array]] | None:
+    """(place, keys and values) of a cache with room for x."""
+    place = _place(plan, cache, x)
     return None if place is None else (place, cache.buffers)
 
 

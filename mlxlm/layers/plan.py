@@ -41,6 +41,7 @@ class Plan:
         self._parts = parts
         self.mixer, self.mlp = parts[:2]
         self.rope: RoPE | None = None
+        self.stored: tuple[tuple[int, int], ...] = ()  # heads and width of what a token leaves in a cache
         self.whole = False
         self.shape = None if ops.native is None else self._shape(ops.native)
 
@@ -89,13 +90,15 @@ class Plan:
         if linears is None:
             return False
         *qkv, out = linears
+        heads = qkv[1]["weight"].shape[0] // mixer.head_dim
+        self.stored = (heads, mixer.head_dim), (heads, qkv[2]["weight"].shape[0] // heads)
         self._made_for += [(mixer, "q_norm", head_norms[0]), (mixer, "k_norm", head_norms[1])]
         self._add(before, *qkv, *head_norms)
         self.rope = mixer._rope
         self._arrays += [(mixer, "sinks")] * ("sinks" in mixer) + [(mixer, "freqs")] * (self.rope is not None)
         self._add(out)
         shape.attention(
-            qkv[0]["weight"].shape[0] // mixer.head_dim, qkv[1]["weight"].shape[0] // mixer.head_dim, mixer.head_dim,
+            qkv[0]["weight"].shape[0] // mixer.head_dim, heads, mixer.head_dim,
             mixer.scale, mixer._attend.cap if capped else 0.0, [_norm(n) for n in head_norms], "sinks" in mixer,
             None if self.rope is None else self.rope.native_shape, [_linear(m) for m in linears],
         )

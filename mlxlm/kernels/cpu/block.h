@@ -1,4 +1,4 @@
-// A decoder's block, or its first half, as one operation for a few positions: see op_block.cpp.
+// A decoder's block, or its first half, as one operation: see op_block.cpp.
 #pragma once
 #include <memory>
 #include <optional>

@@ -1,6 +1,8 @@
-// Runs a decoder's block without a trip to MLX between its parts: for a few positions such trips cost more than the work.
+// Runs a decoder's block without a trip to MLX between its parts: for a few positions such trips cost more than the
+// work, and for many they leave threads without any.
 #include "block_run.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -105,10 +107,15 @@ void BlockRun::set_offsets(const mx::array& given, mx::cpu::CommandEncoder& enco
   offsets = (const int32_t*)row_major(given, encoder);
 }
 
+// Rows that go through the MLP together: its width is the most that a block needs room for.
+int BlockRun::fed_at_once() const { return std::min(M(), std::max(64, int((1 << 22) / up.N()))); }
+
 size_t BlockRun::memory() {
   size_t bytes = 0;
-  for (int n : {dim, dim, dim, dim, q.N(), q.N(), q.N(), k.N(), k.N(), v.N(), gate.N(), up.N(), up.N(), mamba.out.K()})
+  for (int n : {dim, dim, dim, q.N(), q.N(), q.N(), k.N(), k.N(), v.N(), mamba.out.K()})
     bytes += Arena::piece(item() * M() * n);
+  if (shape->mlp)
+    for (int n : {dim, gate.N(), up.N(), up.N()}) bytes += Arena::piece(item() * fed_at_once() * n);
   for (const Norm* n : {&before, &after, &before_mlp, &after_mlp, &q_norm, &k_norm}) bytes += n->bytes();
   for (const Projection* p : projections()) bytes += Arena::piece(sizeof(float) * p->bias.size);
   return bytes + mamba.memory(rows()) + Arena::piece(sizeof(float) * sinks.size) + 4096;
@@ -153,7 +160,7 @@ void BlockRun::attend(Arena& arena, void* y) {
   a.out = room(Hq * a.Dv);
   a.sinks = sinks.read((float*)arena.take(sizeof(float) * sinks.size));
   kernels().attention(a);
-  finish(o, after, a.out, x, y, h, arena);
+  finish(o, after, rows(), a.out, x, y, h, arena);
 }
 
 // y = x + after(out(mamba(before(x))))
@@ -161,29 +168,36 @@ void BlockRun::recur(Arena& arena, void* y) {
   void *h = arena.take(item() * M() * dim), *inner = arena.take(item() * M() * mamba.out.K());
   before.present ? before.run(type, x, h, M(), arena) : (void)std::memcpy(h, x, item() * M() * dim);
   mamba.run(h, inner, type, B, L, arena);
-  finish(mamba.out, after, inner, x, y, h, arena);
+  finish(mamba.out, after, rows(), inner, x, y, h, arena);
 }
 
 // out = y + after(down(act(gate(norm(y))) * up(norm(y)))), or without a gate
 void BlockRun::feed(Arena& arena, const void* y) {
-  void *h = arena.take(item() * M() * dim), *wide = arena.take(item() * M() * up.N());
-  before_mlp.present ? before_mlp.run(type, y, h, M(), arena) : (void)std::memcpy(h, y, item() * M() * dim);
-  if (shape->mlp->gated) {
-    project_gated(gate, up, shape->mlp->act, rows(), h, wide, arena);
-  } else {
-    project_onto(up, rows(), h, nullptr, wide);
-    kernels().gated(type, shape->mlp->act, wide, nullptr, wide, int64_t(M()) * up.N());
+  for (int m = 0, step = fed_at_once(); m < M(); m += step) {
+    const size_t before = item() * m * dim;
+    feed_some(arena, {type, std::min(step, M() - m)}, (const char*)y + before, (char*)out + before);
   }
-  finish(down, after_mlp, wide, y, out, h, arena);
+}
+
+void BlockRun::feed_some(Arena arena, Rows rows, const void* y, void* to) {
+  void *h = arena.take(item() * rows.M * dim), *wide = arena.take(item() * rows.M * up.N());
+  before_mlp.present ? before_mlp.run(type, y, h, rows.M, arena) : (void)std::memcpy(h, y, item() * rows.M * dim);
+  if (shape->mlp->gated) {
+    project_gated(gate, up, shape->mlp->act, rows, h, wide, arena);
+  } else {
+    project_onto(up, rows, h, nullptr, wide);
+    kernels().gated(type, shape->mlp->act, wide, nullptr, wide, int64_t(rows.M) * up.N());
+  }
+  finish(down, after_mlp, rows, wide, y, to, h, arena);
 }
 
 // to = residual + norm(from by p); `spare` has room for a result.
-void BlockRun::finish(const Projection& p, const Norm& norm, const void* from, const void* residual, void* to, void* spare,
-            Arena& arena) {
-  if (!norm.present) return project_onto(p, rows(), from, residual, to);
-  project_onto(p, rows(), from, nullptr, spare);
-  norm.run(type, spare, spare, M(), arena);
-  kernels().add(type, spare, residual, to, int64_t(M()) * dim);
+void BlockRun::finish(const Projection& p, const Norm& norm, Rows rows, const void* from, const void* residual, void* to,
+                      void* spare, Arena& arena) {
+  if (!norm.present) return project_onto(p, rows, from, residual, to);
+  project_onto(p, rows, from, nullptr, spare);
+  norm.run(type, spare, spare, rows.M, arena);
+  kernels().add(type, spare, residual, to, int64_t(rows.M) * dim);
 }
 
 void BlockRun::turn(const void* from, void* to, int heads) const {
@@ -201,12 +215,16 @@ void BlockRun::turn(const void* from, void* to, int heads) const {
 
 // Copies (B, Hk, L, size) with strides `from_stride` into the cache.
 void BlockRun::append(const void* from, const void* cache, const int64_t* stride, int size, std::array<int64_t, 3> from_stride) const {
-  for (int b = 0; b < B; b++)
-    for (int h = 0; h < shape->attention.kv_heads; h++)
-      for (int l = 0; l < L; l++)
-        std::memcpy((char*)cache + item() * (b * stride[0] + h * stride[1] + (call.start + l) * stride[2]),
-                    (const char*)from + item() * (b * from_stride[0] + h * from_stride[1] + l * from_stride[2]),
-                    item() * size);
+  const int Hk = shape->attention.kv_heads, each = 64, parts = (L + each - 1) / each;
+  const auto copy = [&](int task) {
+    const int b = task / parts / Hk, h = task / parts % Hk, begin = task % parts * each;
+    for (int l = begin; l < std::min(L, begin + each); l++)
+      std::memcpy((char*)cache + item() * (b * stride[0] + h * stride[1] + (call.start + l) * stride[2]),
+                  (const char*)from + item() * (b * from_stride[0] + h * from_stride[1] + l * from_stride[2]),
+                  item() * size);
+  };
+  if (parts == 1) for (int i = 0; i < B * Hk; i++) copy(i);  // not worth another thread
+  else parallel_for(B * Hk * parts, copy);
 }
 
 // ------------------------------------------------------------------------------------------ the cache's buffers

@@ -51,13 +51,15 @@ struct BlockRun {
   size_t item() const { return size_of(type); }
   int M() const { return B * L; }
   Rows rows() const { return {type, M()}; }
+  int fed_at_once() const;
   size_t memory();
   std::array<Projection*, 9> projections() { return {&q, &k, &v, &o, &gate, &up, &down, &mamba.in, &mamba.out}; }
   void attend(Arena& arena, void* y);
   void recur(Arena& arena, void* y);
   void feed(Arena& arena, const void* y);
-  void finish(const Projection& p, const Norm& norm, const void* from, const void* residual, void* to, void* spare,
-              Arena& arena);
+  void feed_some(Arena arena, Rows rows, const void* y, void* to);
+  void finish(const Projection& p, const Norm& norm, Rows rows, const void* from, const void* residual, void* to,
+              void* spare, Arena& arena);
   void turn(const void* from, void* to, int heads) const;
   void append(const void* from, const void* cache, const int64_t* stride, int size,
               std::array<int64_t, 3> from_stride) const;

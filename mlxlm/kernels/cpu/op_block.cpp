@@ -141,8 +141,14 @@ bool fits_weights(const BlockShape& s, const Places& at, const std::vector<mx::a
          (s.mlp ? fits_mlp(s, at, in, type, dim) : s.mixer != Mixer::none);
 }
 
+// What the halves of a block keep beside each other for each position; beyond it single operations need less.
+constexpr size_t kRoom = 1 << 26;
+constexpr int kFew = 8;  // positions that may take part in gradients: more would be worked out twice
+
 bool fits_cache(const BlockShape& s, const mx::array& x, const mx::array& keys, const mx::array& values, BlockPlace p) {
   const AttentionShape& a = s.attention;
+  const size_t each = 2 * size_t(x.shape(2)) + size_t(a.head_dim) * (3 * a.heads + 3 * a.kv_heads);
+  if (x.nbytes() / x.shape(2) * each > kRoom) return false;
   return keys.ndim() == 4 && values.ndim() == 4 && keys.dtype() == x.dtype() && values.dtype() == x.dtype() &&
          keys.shape(0) == x.shape(0) && keys.shape(1) == a.kv_heads && keys.shape(3) == a.head_dim &&
          values.shape(0) == x.shape(0) && values.shape(1) == a.kv_heads && values.shape(2) == keys.shape(2) &&
@@ -192,6 +198,8 @@ std::optional<BlockResult> op_block(const std::shared_ptr<const BlockShape>& sha
   if (!fits_weights(*shape, at, inputs, a.x.dtype(), a.x.shape(2), a.values.shape(3))) return std::nullopt;
   inputs.push_back(a.keys);
   inputs.push_back(a.values);
+  if (a.x.size() / a.x.shape(2) > kFew)
+    for (const mx::array& i : inputs) if (i.is_tracer()) return std::nullopt;
   BlockCall call{a.place.start, a.place.first};
   if (!read_offset(a.x, a.offset, call, inputs) || !read_mask(*shape, a.x, a.mask, call, inputs)) return std::nullopt;
   auto out = mx::array::make_arrays({a.x.shape(), a.keys.shape(), a.values.shape()},

@@ -141,11 +141,13 @@ void squared_relu(Dtype type, void* x, int64_t count) {
 
 void add(Dtype type, const void* a, const void* b, void* out, int64_t count) {
   by_type(type, [&]<class T>(T*) {
-    for (int64_t i = 0; i < count; i += W) {
-      const int left = int(lesser(count - i, int64_t(W)));
-      if (left == W) store((T*)out + i, load((const T*)a + i) + load((const T*)b + i));
-      else store_n((T*)out + i, load_n((const T*)a + i, left) + load_n((const T*)b + i, left), left);
-    }
+    in_parts(count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i += W) {
+        const int left = int(lesser(end - i, int64_t(W)));
+        if (left == W) store((T*)out + i, load((const T*)a + i) + load((const T*)b + i));
+        else store_n((T*)out + i, load_n((const T*)a + i, left) + load_n((const T*)b + i, left), left);
+      }
+    });
   });
 }
 

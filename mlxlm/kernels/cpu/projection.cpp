@@ -55,7 +55,7 @@ void read_bias(Projection& p, Arena& arena) {
 }
 
 void project_each(const Projection* p, int count, Rows rows, const void* x, void* const* out) {
-  bool together = true;
+  bool together = rows.few();
   for (int i = 0; i < count; i++) together = together && alike(p[0], p[i]);
   if (!together) {
     for (int i = 0; i < count; i++) project_onto(p[i], rows, x, nullptr, out[i]);
@@ -69,7 +69,7 @@ void project_each(const Projection* p, int count, Rows rows, const void* x, void
 
 void project_gated(const Projection& gate, const Projection& up, Gate act, Rows rows, const void* x, void* out,
                    Arena& arena) {
-  if (alike(gate, up)) {
+  if (rows.few() && alike(gate, up)) {
     const QuantizedMatrix w[2] = {gate.codes, up.codes};
     const float* bias[2] = {gate.ready_bias, up.ready_bias};
     kernels().few_rows({w, 2, Join::gated, act, rows.type, rows.M, &x, &out, bias, nullptr, nullptr});
@@ -82,11 +82,12 @@ void project_gated(const Projection& gate, const Projection& up, Gate act, Rows 
 }
 
 void project_onto(const Projection& p, Rows rows, const void* x, const void* residual, void* out) {
-  if (p.quantized) {
+  if (p.quantized && rows.few()) {
     kernels().few_rows({&p.codes, 1, Join::sum, Gate::silu, rows.type, rows.M, &x, &out, &p.ready_bias, nullptr, residual});
     return;
   }
-  kernels().dense_matmul(p.dense, {rows.type, x, out, p.ready_bias, rows.M});
+  const MatmulRows many{rows.type, x, out, p.ready_bias, rows.M};
+  p.quantized ? kernels().quantized_matmul(p.codes, many) : kernels().dense_matmul(p.dense, many);
   if (residual) add(rows.type, out, residual, out, int64_t(rows.M) * p.N());
 }
 

@@ -50,6 +50,7 @@ class Arena {
 struct Rows {
   Dtype type;
   int M;
+  bool few() const { return M <= 8; }  // so that going through the weights once is all that counts
 };
 
 void read_bias(Projection& p, Arena& arena);
