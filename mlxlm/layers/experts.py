@@ -1,13 +1,15 @@
 """Linear layers with an expert axis, and the feed-forward layers made of them."""
 
 import math
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..kernels import ops
-from .mlp import Act, Glu, swiglu
+from .mlp import ACTS, GATES, Act, Glu, swiglu
 
+FEW = 8  # tokens up to which experts are visited for each token by itself
 SORT_FROM = 64  # picks from which it pays to visit each expert once, its tokens side by side
 
 
@@ -107,3 +109,36 @@ class ExpertsMLP(_Switched):
 
     def work(self, x: mx.array, picks: mx.array, ordered: bool) -> mx.array:
         return self.fc2(self._act(self.fc1(x, picks, ordered)), picks, ordered)
+
+
+def weighted(module: Any, x: mx.array, picks: mx.array, weights: mx.array) -> mx.array:
+    """What the picked experts of ``module`` make of x (..., dim), weighted by (..., k) and summed."""
+    act, linears = known(module)
+    if act is not None and ops.native is not None and picks.size <= FEW * picks.shape[-1]:
+        given, arrays = [native_shape(m) for m in linears], [a for m in linears for a in stored(m)]
+        y = ops.native.experts_step(x, picks, weights, given, arrays, act)
+        if y is not None:
+            return y
+    return (module(x, picks) * weights[..., None]).sum(-2).astype(x.dtype)
+
+
+def known(module: Any) -> tuple[str | None, tuple[Any, ...]]:
+    """(the activation, the linears) of experts that the kernels know, gate and up first; (None, ()) of others."""
+    names, act = (), None
+    if type(module) is Experts:
+        names, act = ("gate_proj", "up_proj", "down_proj"), GATES.get(module._glu)
+    elif type(module) is ExpertsMLP:
+        names, act = ("fc1", "fc2"), ACTS.get(module._act)
+    linears = tuple(module[name] for name in names)
+    fits = act is not None and all(type(linear) is QuantizedSwitchLinear for linear in linears)
+    return (act, linears) if fits else (None, ())
+
+
+def native_shape(m: QuantizedSwitchLinear) -> tuple[str, int | None, int | None, bool]:
+    """What the kernels have to know of it."""
+    return m.mode, m.group_size, m.bits, "bias" in m
+
+
+def stored(m: QuantizedSwitchLinear) -> list[mx.array]:
+    """Its arrays, in the order that the kernels take them."""
+    return [m[name] for name in ("weight", "scales", "biases", "bias") if name in m]

@@ -12,12 +12,10 @@ from operator import is_
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from ..cache import KVCache, NoCache, RecurrentCache, SlidingCache
 from ..kernels import ops
-from .experts import Experts, ExpertsMLP, QuantizedSwitchLinear
-from .plan import GATES, Plan, plan_of
+from .plan import Plan, plan_of
 
 MOST = 1 << 20  # rows of activations for whole blocks; the kernels decline what would take too much memory
 FEW = 8  # rows for what is one operation while decoding alone: chosen experts, recurrent layers
@@ -42,7 +40,7 @@ def run(block: Any, x: mx.array, cache: Any, step: Any) -> tuple[mx.array, bool]
         if gain != 1.0:
             return None
     mask = plan.mixer.mask(cache, step)
-    done = kernels.block(plan.shape, x, plan.arrays(freqs), *cache.buffers, *place, step.positions, mask)
+    done = kernels.block(plan.shape, x, plan.arrays(freqs, plan.own), *cache.buffers, *place, step.positions, mask)
     if done is None:
         return None
     _advance(cache, done[1:], x.shape[1])
@@ -54,9 +52,9 @@ class Stack:
 
     def __init__(self, kernels: Any, plans: Sequence[Plan]):
         self._kernels, self._plans = kernels, list(plans)
-        self._attends = all(plan.attends for plan in plans)
+        self._few = not all(plan.attends and plan.whole for plan in plans)
         arrays = [plan.arrays(plan.rope.frequencies(1)[0] if plan.rope is not None else None) for plan in plans]
-        self.native = kernels.make_stack([plan.shape for plan in plans], arrays)
+        self.native = kernels.make_stack([plan.stacked for plan in plans], arrays)
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -64,7 +62,7 @@ class Stack:
     def run(self, x: mx.array, caches: Sequence[Any], step: Any) -> mx.array | None:
         """What the layers make of x, or None where they have to do it themselves."""
         length, places, memories = x.shape[1], [], []
-        if x.shape[0] * length > FEW and not self._attends:
+        if self._few and x.shape[0] * length > FEW:
             return None
         for plan, cache in zip(self._plans, caches, strict=True):
             found = _attention_memory(plan, cache, x) if plan.attends else _memory(cache, step)
@@ -125,7 +123,7 @@ def _whole(block: Any) -> Plan | None:
     if type(block).__call__ is not getattr(type(block), "fused_call", None):
         return None
     plan = plan_of(block)
-    if plan is None or not plan.whole:
+    if plan is None or plan.stacked is None:
         return None
     fixed = plan.rope is None or (not plan.rope.by_length and plan.rope.frequencies(1)[1] == 1.0)
     return plan if fixed else None
@@ -154,28 +152,6 @@ def _advance(cache: Any, memory: Sequence[mx.array], length: int) -> None:
     cache.offset += length
     if type(cache) is SlidingCache:
         cache.stored += length
-
-
-def experts(module: Any, x: mx.array, picks: mx.array, weights: mx.array) -> mx.array:
-    """What the picked experts of ``module`` make of x (..., dim), weighted by (..., k) and summed."""
-    if ops.native is not None and picks.size <= FEW * picks.shape[-1]:
-        linears = _expert_linears(module)
-        if linears and all(type(linear) is QuantizedSwitchLinear for linear in linears):
-            given = [(m.mode, m.group_size, m.bits, "bias" in m) for m in linears]
-            arrays = [m[name] for m in linears for name in ("weight", "scales", "biases", "bias") if name in m]
-            y = ops.native.experts_step(x, picks, weights, given, arrays, GATES.get(getattr(module, "_glu", None), ""))
-            if y is not None:
-                return y
-    return (module(x, picks) * weights[..., None]).sum(-2).astype(x.dtype)
-
-
-def _expert_linears(module: Any) -> tuple[Any, ...]:
-    """The linears of experts that the kernels know, gate and up first; none of others."""
-    if type(module) is Experts and module._glu in GATES:
-        return module.gate_proj, module.up_proj, module.down_proj
-    if type(module) is ExpertsMLP and module._act in (nn.relu2, ops.relu2):
-        return module.fc1, module.fc2
-    return ()
 
 
 class _Like(NamedTuple):

@@ -1,6 +1,7 @@
 """Dense feed-forward layers, and the table of activations by their names in config.json."""
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -48,6 +49,14 @@ def swiglu(gate: mx.array, up: mx.array) -> mx.array:
 def geglu(gate: mx.array, up: mx.array) -> mx.array:
     """gelu(gate) * up, by the tanh formula."""
     return ops.geglu(gate, up)
+
+
+GATES: dict[Any, str] = {swiglu: "silu", geglu: "gelu_tanh"}
+"""What the kernels call the activations of gated units, and plain activations."""
+ACTS: dict[Any, str] = {
+    ops.silu: "silu", ops.relu2: "squared_relu", nn.relu2: "squared_relu", ops.gelu: "gelu", ops.gelu_tanh: "gelu_tanh",
+    ops.quick_gelu: "quick_gelu",
+}
 
 
 def gated(name: str) -> Glu:

@@ -7,13 +7,22 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..kernels import ops
-from . import fused
+from .experts import weighted
 
 
-def top_k(k: int, *, softmax_first: bool = True, normalise: bool = True) -> Callable:
+class TopK:
     """A route from logits to (picks, weights): the k best, softmaxed before or after they are chosen."""
-    softmax = "before" if softmax_first else "after"
-    return lambda logits: ops.route(logits, k=k, softmax=softmax, normalise=normalise)
+
+    def __init__(self, k: int, softmax: str, normalise: bool):
+        self.k, self.softmax, self.normalise = k, softmax, normalise
+
+    def __call__(self, logits: mx.array) -> tuple[mx.array, mx.array]:
+        return ops.route(logits, k=self.k, softmax=self.softmax, normalise=self.normalise)
+
+
+def top_k(k: int, *, softmax_first: bool = True, normalise: bool = True) -> TopK:
+    """The usual route."""
+    return TopK(k, "before" if softmax_first else "after", normalise)
 
 
 def pick_biased(
@@ -80,7 +89,7 @@ class SparseMoE(nn.Module):
     def chosen(self, x: mx.array) -> mx.array:
         """What the chosen experts make of ``x``, without the shared ones."""
         picks, weights = self.pick(x)
-        return fused.experts(self[self._names[1]], x, picks, weights)
+        return weighted(self[self._names[1]], x, picks, weights)
 
     def pick(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """Which experts, and how much each counts: (..., k) twice."""
@@ -98,7 +107,7 @@ class LatentMoE(SparseMoE):
 
     def chosen(self, x: mx.array) -> mx.array:
         picks, weights = self.pick(x)
-        return self.fc2_latent_proj(fused.experts(self["switch_mlp"], self.fc1_latent_proj(x), picks, weights))
+        return self.fc2_latent_proj(weighted(self["switch_mlp"], self.fc1_latent_proj(x), picks, weights))
 
 
 class SharedGateMoE(SparseMoE):

@@ -9,19 +9,15 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..kernels import modules, ops
+from . import experts
 from .attention import Attention, Softcapped, attend
 from .mamba import GroupedGatedNorm, Mamba2
-from .mlp import MLP, GatedMLP, geglu, swiglu
+from .mlp import ACTS, GATES, MLP, GatedMLP
+from .moe import SparseMoE, TopK
 from .norms import RMSNorm, UnitOffsetRMSNorm
 from .rope import RoPE
 
 OFFSETS = {RMSNorm: 0.0, UnitOffsetRMSNorm: 1.0}
-GATES: dict[Any, str] = {swiglu: "silu", geglu: "gelu_tanh"}
-ACTS: dict[Any, str] = {
-    ops.silu: "silu", ops.relu2: "squared_relu", ops.gelu: "gelu", ops.gelu_tanh: "gelu_tanh",
-    ops.quick_gelu: "quick_gelu",
-}
-
 Parts = tuple[Any, ...]
 """A block's mixer, MLP, norms before and after the mixer, norms before and after the MLP; None for what isn't there."""
 
@@ -33,6 +29,7 @@ class Plan:
     """What is known of a block before a call: which modules it was made for, and where their arrays are found.
 
     ``shape`` is None for parts that the kernels don't know; ``whole`` says that none are left to the block itself.
+    ``stacked`` is what a stack takes, which knows more parts: None where some would be left even so.
     """
 
     def __init__(self, parts: Parts):
@@ -42,7 +39,8 @@ class Plan:
         self.mixer, self.mlp = parts[:2]
         self.rope: RoPE | None = None
         self.stored: tuple[tuple[int, int], ...] = ()  # heads and width of what a token leaves in a cache
-        self.whole = False
+        self.whole, self.own = False, 0  # how many of the arrays are those of ``shape``
+        self.stacked = None
         self.shape = None if ops.native is None else self._shape(ops.native)
 
     def __deepcopy__(self, memo) -> None:
@@ -57,9 +55,9 @@ class Plan:
         same = all(map(is_, self._parts, parts))
         return same and (ops.native is None or ops.native.unchanged(self._made_for))
 
-    def arrays(self, freqs: mx.array | None) -> list[mx.array | None]:
-        """The weights of this call, as they are now."""
-        return [freqs if name == "freqs" else parent[name] for parent, name in self._arrays]
+    def arrays(self, freqs: mx.array | None, count: int | None = None) -> list[mx.array | None]:
+        """The weights of this call, as they are now; only the first ``count`` if told."""
+        return [freqs if name == "freqs" else parent[name] for parent, name in self._arrays[:count]]
 
     def held(self) -> list[tuple[dict, str, Any]]:
         """(module, name, what it has there) of all that a call depends on."""
@@ -76,6 +74,12 @@ class Plan:
             self._add(after)
             shape.norms(_norm(before), _norm(after))
         self.whole = self.mlp is None or self._feed(shape, before_mlp, after_mlp)
+        self.own = len(self._arrays)
+        if self.whole:
+            self.stacked = shape
+        else:
+            more = shape.copy()
+            self.stacked = more if self._experts(more, before_mlp, after_mlp) else None
         return shape if self.whole or self.mixer is not None else None
 
     def _attention(self, shape: Any, before: Any) -> bool:
@@ -134,6 +138,24 @@ class Plan:
         shape.mlp(act, [_linear(m) for m in linears], _norm(before), _norm(after))
         return True
 
+    def _experts(self, shape: Any, before: Any, after: Any) -> bool:
+        """The same for chosen experts."""
+        moe = self.mlp
+        if type(moe) is not SparseMoE or type(moe._route) is not TopK or moe._names[2] in moe:
+            return False
+        module = moe[moe._names[1]]
+        act, stacks = experts.known(module)
+        router = self._linears(moe, moe._names[0])
+        if act is None or router is None or not _are_norms(before, after):
+            return False
+        self._made_for += [(moe, moe._names[1], module)]
+        self._made_for += [(module, name, part) for name, part in module.items() if isinstance(part, nn.Module)]
+        self._add(before, *router, *stacks, after)
+        route = moe._route
+        given = [_linear(router[0]), *map(experts.native_shape, stacks)]
+        shape.experts((route.k, route.softmax, route.normalise), act, given, _norm(before), _norm(after))
+        return True
+
     def _linears(self, parent: Any, *names: str) -> list[Any] | None:
         """The linears of these names, if all of them are of kinds that the kernels know."""
         found: list[Any] = [parent[name] for name in names]
@@ -155,7 +177,7 @@ def plan_of(block: Any) -> Plan | None:
     plan = block.__dict__.get("_plan")
     if plan is None or not plan.holds(parts):
         plan = block._plan = Plan(parts)
-    return None if plan.shape is None else plan
+    return None if plan.shape is None and plan.stacked is None else plan
 
 
 def _linear(module: Any) -> tuple[str | None, int, int, bool] | None:

@@ -12,7 +12,8 @@ from kernel_reference import DTYPES, check, dequantized, numbers, random
 from mlx.utils import tree_flatten
 
 from mlxlm.kernels import ops
-from mlxlm.layers import Experts, ExpertsMLP, fused, geglu, swiglu
+from mlxlm.layers import Experts, ExpertsMLP, geglu, swiglu
+from mlxlm.layers.experts import known, weighted
 
 dtypes = st.sampled_from(list(DTYPES.values()))
 
@@ -134,7 +135,7 @@ def test_a_step_of_the_chosen_experts(kind, glu, bias, quantized, dtype, weight_
     rng = np.random.default_rng(seed)
     x, picks = random(rng, (*shape, 64), dtype), mx.array(rng.integers(0, 7, (*shape, k)))
     weights = mx.array(rng.random((*shape, k), np.float32)).astype(weight_type)
-    got = fused.experts(layer, x, picks, weights)
+    got = weighted(layer, x, picks, weights)
     want = (layer(x, picks).astype(mx.float32) * weights.astype(mx.float32)[..., None]).sum(-2)
     assert got.dtype == dtype
     tolerance = {mx.float32: 2e-5, mx.float16: 5e-3, mx.bfloat16: 4e-2}[dtype]
@@ -146,12 +147,12 @@ def test_the_step_runs_and_has_gradients(kind):
     layer = Weighted(kind, swiglu, True, {"group_size": 32, "bits": 4}, mx.float32, 0).layer
     rng = np.random.default_rng(0)
     x, picks, weights = random(rng, (2, 64)), mx.array(rng.integers(0, 7, (2, 3))), random(rng, (2, 3))
-    native: Any = fused.ops.native
-    given = [(m.mode, m.group_size, m.bits, True) for m in fused._expert_linears(layer)]
-    arrays = [m[n] for m in fused._expert_linears(layer) for n in ("weight", "scales", "biases", "bias")]
+    native: Any = ops.native
+    given = [(m.mode, m.group_size, m.bits, True) for m in known(layer)[1]]
+    arrays = [m[n] for m in known(layer)[1] for n in ("weight", "scales", "biases", "bias")]
 
     def step(x, weights):
-        return native.experts_step(x, picks, weights, given, arrays, "silu").square().sum()
+        return native.experts_step(x, picks, weights, given, arrays, known(layer)[0]).square().sum()
 
     def parts(x, weights):
         return (layer(x, picks) * weights[..., None]).sum(-2).square().sum()
@@ -163,10 +164,10 @@ def test_the_step_runs_and_has_gradients(kind):
 
 def test_arrays_that_do_not_belong_together_are_declined():
     layer = Weighted(Experts, swiglu, False, {"group_size": 32, "bits": 4}, mx.float32, 0).layer
-    given = [(m.mode, m.group_size, m.bits, False) for m in fused._expert_linears(layer)]
-    arrays = [m[n] for m in fused._expert_linears(layer) for n in ("weight", "scales", "biases")]
+    given = [(m.mode, m.group_size, m.bits, False) for m in known(layer)[1]]
+    arrays = [m[n] for m in known(layer)[1] for n in ("weight", "scales", "biases")]
     x, picks, weights = mx.ones((2, 64)), mx.zeros((2, 3), mx.int32), mx.ones((2, 3))
-    native: Any = fused.ops.native
+    native: Any = ops.native
     step = native.experts_step
     assert step(x, picks, weights, given, arrays, "silu") is not None
     assert step(x[:, :32], picks, weights, given, arrays, "silu") is None

@@ -46,6 +46,10 @@ static LinearShape linear_shape(const LinearGiven& given) {
   return {mode.has_value(), mode == "affine", bias, mode.value_or(""), group, bits};
 }
 
+static Softmax softmax_of(const std::string& when) {
+  return when == "before" ? Softmax::before : when == "after" ? Softmax::after : Softmax::none;
+}
+
 static Gate gate_of(const std::string& name) {
   static const std::pair<const char*, Gate> names[] = {{"silu", Gate::silu}, {"gelu_tanh", Gate::gelu_tanh},
       {"squared_relu", Gate::squared_relu}, {"gelu", Gate::gelu}, {"quick_gelu", Gate::quick_gelu}};
@@ -91,6 +95,16 @@ static void set_mlp(BlockHandle& block, const std::string& act, const std::vecto
   s.before_mlp = before, s.after_mlp = after;
 }
 
+// `route` is (k, softmax, normalise); `linears` those of the router, then two or three with an expert axis.
+static void set_experts(BlockHandle& block, const std::tuple<int, std::string, bool>& route, const std::string& act,
+                        const std::vector<LinearGiven>& linears, const NormShape& before, const NormShape& after) {
+  const auto& [k, softmax, normalise] = route;
+  ExpertsShape s{{k, softmax_of(softmax), 1, 1, 1, normalise, 1.f, 0.f}, linear_shape(linears.at(0)), gate_of(act), {}};
+  for (size_t i = 1; i < linears.size(); i++) s.linears.push_back(linear_shape(linears[i]));
+  block.shape->experts = std::move(s);
+  block.shape->before_mlp = before, block.shape->after_mlp = after;
+}
+
 static MaybeArray experts_step(const mx::array& x, const mx::array& picks, const mx::array& weights,
                                const std::vector<LinearGiven>& linears, const std::vector<mx::array>& arrays,
                                const std::string& gate) {
@@ -101,8 +115,7 @@ static MaybeArray experts_step(const mx::array& x, const mx::array& picks, const
 
 static auto route(const mx::array& logits, const MaybeArray& bias, int k, const std::string& softmax, int groups,
                   int keep_groups, int group_best, bool normalise, float scale, float eps) {
-  const Softmax when = softmax == "before" ? Softmax::before : softmax == "after" ? Softmax::after : Softmax::none;
-  return op_route(logits, bias, {k, when, groups, keep_groups, group_best, normalise, scale, eps});
+  return op_route(logits, bias, {k, softmax_of(softmax), groups, keep_groups, group_best, normalise, scale, eps});
 }
 
 static auto run_block(const BlockHandle& block, const mx::array& x,
@@ -156,7 +169,9 @@ NB_MODULE(_cpu, m) {
            "sinks"_a, "rope"_a.none(), "linears"_a)
       .def("mamba", &set_mamba, "heads"_a, "head_dim"_a, "groups"_a, "state"_a, "width"_a, "bounds"_a, "conv_bias"_a,
            "norm"_a.none(), "linears"_a)
-      .def("mlp", &set_mlp, "act"_a, "linears"_a, "before"_a.none(), "after"_a.none());
+      .def("mlp", &set_mlp, "act"_a, "linears"_a, "before"_a.none(), "after"_a.none())
+      .def("experts", &set_experts, "route"_a, "act"_a, "linears"_a, "before"_a.none(), "after"_a.none())
+      .def("copy", [](const BlockHandle& b) { return BlockHandle{std::make_shared<BlockShape>(*b.shape)}; });
   m.def("block", &run_block, "block"_a, "x"_a, "arrays"_a, "keys"_a, "values"_a, "start"_a, "first"_a, "offset"_a,
         "mask"_a.none());
   nb::class_<StackHandle>(m, "Stack");

@@ -46,6 +46,14 @@ struct MambaShape {
   int channels() const { return inner() + 2 * groups * state; }
 };
 
+// Chosen experts, without a shared one: a linear router, and two or three linears with an expert axis.
+struct ExpertsShape {
+  RouteShape route{};
+  LinearShape router;
+  Gate act = Gate::silu;
+  std::vector<LinearShape> linears;
+};
+
 enum class Mixer : int { none, attention, mamba };
 
 // Which parts a block has; the arrays of a call come in the order of `Places`.
@@ -55,13 +63,16 @@ struct BlockShape {
   AttentionShape attention;
   MambaShape mamba;
   std::optional<FeedForwardShape> mlp;
+  std::optional<ExpertsShape> experts;  // in the MLP's place
+
+  bool feeds() const { return mlp || experts; }
 };
 
 // Where each part's arrays begin among the inputs; -1 for what isn't there.
 struct Places {
   int before, q, k, v, q_norm, k_norm, sinks, freqs, o;
   int in, conv, conv_bias, dt_bias, a_log, d, gated_norm, out;
-  int after, before_mlp, gate, up, down, after_mlp, end;
+  int after, before_mlp, gate, up, down, router, experts, after_mlp, end;
   explicit Places(const BlockShape& s, int first);
 };
 

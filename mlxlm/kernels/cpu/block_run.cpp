@@ -36,6 +36,10 @@ Places::Places(const BlockShape& s, int at) {
   before_mlp = place(s.before_mlp.has_value(), 1);
   gate = place(s.mlp && m.gated, m.gate.arrays()), up = place(s.mlp.has_value(), m.up.arrays());
   down = place(s.mlp.has_value(), m.down.arrays());
+  router = place(s.experts.has_value(), s.experts ? s.experts->router.arrays() : 0);
+  int of_experts = 0;
+  if (s.experts) for (const LinearShape& linear : s.experts->linears) of_experts += linear.arrays();
+  experts = place(s.experts.has_value(), of_experts);
   after_mlp = place(s.after_mlp.has_value(), 1);
   end = at;
 }
@@ -71,8 +75,12 @@ BlockRun::BlockRun(const BlockShape& s, const Places& at, const std::vector<mx::
   if (s.mixer == Mixer::mamba) mamba = {s.mamba, at, in, encoder};
   if (a.sinks) sinks = Vector(in[at.sinks], encoder);
   if (a.has_freqs) freqs = (const float*)row_major(in[at.freqs], encoder);
-  if (!s.mlp) return;
   before_mlp = norm(s.before_mlp, at.before_mlp), after_mlp = norm(s.after_mlp, at.after_mlp);
+  if (s.experts) {
+    router = {s.experts->router, in, at.router, encoder};
+    experts = {s.experts->linears, s.experts->act, in, at.experts, encoder};
+  }
+  if (!s.mlp) return;
   if (s.mlp->gated) gate = {s.mlp->gate, in, at.gate, encoder};
   up = {s.mlp->up, in, at.up, encoder};
   down = {s.mlp->down, in, at.down, encoder};
@@ -118,16 +126,25 @@ size_t BlockRun::memory() {
     for (int n : {dim, gate.N(), up.N(), up.N()}) bytes += Arena::piece(item() * fed_at_once() * n);
   for (const Norm* n : {&before, &after, &before_mlp, &after_mlp, &q_norm, &k_norm}) bytes += n->bytes();
   for (const Projection* p : projections()) bytes += Arena::piece(sizeof(float) * p->bias.size);
+  if (shape->experts) {
+    const int k = shape->experts->route.k;
+    bytes += experts.memory(type, k) + Arena::piece(item() * M() * dim) + Arena::piece(item() * M() * router.N());
+    bytes += 2 * Arena::piece(sizeof(float) * M() * k);
+  }
   return bytes + mamba.memory(rows()) + Arena::piece(sizeof(float) * sinks.size) + 4096;
 }
 
 void BlockRun::operator()() {
   Arena arena(memory());
   for (Projection* p : projections()) read_bias(*p, arena);
-  if (shape->mixer == Mixer::none) return feed(arena, x);
-  void* between = shape->mlp ? arena.take(item() * M() * dim) : out;
-  shape->mixer == Mixer::attention ? attend(arena, between) : recur(arena, between);
+  const void* between = x;
+  if (shape->mixer != Mixer::none) {
+    void* y = shape->feeds() ? arena.take(item() * M() * dim) : out;
+    shape->mixer == Mixer::attention ? attend(arena, y) : recur(arena, y);
+    between = y;
+  }
   if (shape->mlp) feed(arena, between);
+  if (shape->experts) consult(arena, between);
 }
 
 // y = x + after(o(attention(before(x))))
@@ -189,6 +206,22 @@ void BlockRun::feed_some(Arena arena, Rows rows, const void* y, void* to) {
     kernels().gated(type, shape->mlp->act, wide, nullptr, wide, int64_t(rows.M) * up.N());
   }
   finish(down, after_mlp, rows, wide, y, to, h, arena);
+}
+
+// out = y + after(what the chosen experts make of norm(y))
+void BlockRun::consult(Arena& arena, const void* y) {
+  const ExpertsShape& s = *shape->experts;
+  void* h = arena.take(item() * M() * dim);
+  before_mlp.present ? before_mlp.run(type, y, h, M(), arena) : (void)std::memcpy(h, y, item() * M() * dim);
+  void* logits = arena.take(item() * M() * router.N());
+  project_onto(router, rows(), h, nullptr, logits);
+  auto* picks = (uint32_t*)arena.take(sizeof(uint32_t) * M() * s.route.k);
+  auto* share = (float*)arena.take(sizeof(float) * M() * s.route.k);
+  route_rows(s.route, M(), router.N(), type, logits, nullptr, picks, Dtype::f32, share);
+  experts.run(rows(), h, s.route.k, picks, share, after_mlp.present ? nullptr : y, out, arena);
+  if (!after_mlp.present) return;
+  after_mlp.run(type, out, out, M(), arena);
+  kernels().add(type, out, y, out, int64_t(M()) * dim);
 }
 
 // to = residual + norm(from by p); `spare` has room for a result.

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "block.h"
+#include "experts_run.h"
 #include "mamba_run.h"
 
 namespace mlxlm {
@@ -28,8 +29,9 @@ struct BlockRun {
   const void* x = nullptr;
   void* out = nullptr;
   Norm before, after, before_mlp, after_mlp, q_norm, k_norm;
-  Projection q, k, v, o, gate, up, down;
+  Projection q, k, v, o, gate, up, down, router;
   MambaRun mamba;
+  ExpertsRun experts;
   Vector sinks;
   const float* freqs = nullptr;
   const int32_t* offsets = nullptr;
@@ -53,13 +55,16 @@ struct BlockRun {
   Rows rows() const { return {type, M()}; }
   int fed_at_once() const;
   size_t memory();
-  std::array<Projection*, 9> projections() { return {&q, &k, &v, &o, &gate, &up, &down, &mamba.in, &mamba.out}; }
+  std::array<Projection*, 10> projections() {
+    return {&q, &k, &v, &o, &gate, &up, &down, &router, &mamba.in, &mamba.out};
+  }
   void attend(Arena& arena, void* y);
   void recur(Arena& arena, void* y);
   void feed(Arena& arena, const void* y);
   void feed_some(Arena arena, Rows rows, const void* y, void* to);
   void finish(const Projection& p, const Norm& norm, Rows rows, const void* from, const void* residual, void* to,
               void* spare, Arena& arena);
+  void consult(Arena& arena, const void* y);
   void turn(const void* from, void* to, int heads) const;
   void append(const void* from, const void* cache, const int64_t* stride, int size,
               std::array<int64_t, 3> from_stride) const;

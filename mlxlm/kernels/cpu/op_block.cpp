@@ -127,18 +127,25 @@ static bool fits_attention(const AttentionShape& a, const Places& at, const std:
          (!a.has_freqs || (in[at.freqs].dtype() == mx::float32 && int(in[at.freqs].size()) == a.rope_dims / 2));
 }
 
-static bool fits_mlp(const BlockShape& s, const Places& at, const std::vector<mx::array>& in, mx::Dtype type, int dim) {
+static bool fits_mlp(const FeedForwardShape& s, const Places& at, const std::vector<mx::array>& in, mx::Dtype type, int dim) {
   const int hidden = in[at.up].shape(0);
-  return fits_norm(s.before_mlp, in, at.before_mlp, dim, type) && fits_norm(s.after_mlp, in, at.after_mlp, dim, type) &&
-         (!s.mlp->gated || s.mlp->gate.fits(in, at.gate, dim, type, hidden)) &&
-         s.mlp->up.fits(in, at.up, dim, type, hidden) && s.mlp->down.fits(in, at.down, hidden, type, dim);
+  return (!s.gated || s.gate.fits(in, at.gate, dim, type, hidden)) && s.up.fits(in, at.up, dim, type, hidden) &&
+         s.down.fits(in, at.down, hidden, type, dim);
+}
+
+static bool fits_experts(const ExpertsShape& s, const Places& at, const std::vector<mx::array>& in, mx::Dtype type, int dim) {
+  const int experts = in[at.experts].shape(0);
+  return s.router.fits(in, at.router, dim, type, experts) && s.route.k > 0 && s.route.k <= experts &&
+         fit_as_experts(s.linears, in, at.experts, dim);
 }
 
 bool fits_weights(const BlockShape& s, const Places& at, const std::vector<mx::array>& in, mx::Dtype type, int dim, int Dv) {
   return fits_norm(s.before, in, at.before, dim, type) && fits_norm(s.after, in, at.after, dim, type) &&
          (s.mixer != Mixer::attention || fits_attention(s.attention, at, in, type, dim, Dv)) &&
          (s.mixer != Mixer::mamba || fits_mamba(s.mamba, at, in, type, dim)) &&
-         (s.mlp ? fits_mlp(s, at, in, type, dim) : s.mixer != Mixer::none);
+         fits_norm(s.before_mlp, in, at.before_mlp, dim, type) && fits_norm(s.after_mlp, in, at.after_mlp, dim, type) &&
+         (!s.mlp || fits_mlp(*s.mlp, at, in, type, dim)) && (!s.experts || fits_experts(*s.experts, at, in, type, dim)) &&
+         (s.mixer != Mixer::none || s.feeds());
 }
 
 // What the halves of a block keep beside each other for each position; beyond it single operations need less.
@@ -189,7 +196,7 @@ bool read_mask(const BlockShape& s, const mx::array& x, const AnyMask& mask, Blo
 std::optional<BlockResult> op_block(const std::shared_ptr<const BlockShape>& shape, const BlockArguments& a) {
   const Places at(*shape, 1);
   if (!on_cpu() || a.x.ndim() != 3 || a.x.size() == 0 || !is_kernel_float(a.x.dtype())) return std::nullopt;
-  if (shape->mixer != Mixer::attention) return std::nullopt;  // other mixers have no gradient here
+  if (shape->mixer != Mixer::attention || shape->experts) return std::nullopt;  // others have no gradient here
   if (int(a.arrays.size()) + 1 != at.end || !fits_cache(*shape, a.x, a.keys, a.values, a.place)) return std::nullopt;
   std::vector<mx::array> inputs;
   inputs.reserve(at.end + 4);

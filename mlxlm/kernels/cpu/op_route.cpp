@@ -78,19 +78,9 @@ class Route : public mx::Primitive {
     const int n = in[0].shape(-1);
     const Vector bias = in.size() > 1 ? Vector(in[1], encoder) : Vector();
     encoder.dispatch([shape = shape_, n, bias, type = kernel_type(in[0].dtype()), tokens = int(in[0].size() / n),
-                      logits = (const char*)row_major(in[0], encoder), picks = out[0].data<uint32_t>(),
-                      weights = out[1].data<char>()] {
+                      logits = row_major(in[0], encoder), picks = out[0].data<uint32_t>(), weights = out[1].data<void>()] {
       std::vector<float> own(bias.size + 1);
-      const float* b = bias.read(own.data());
-      parallel_for((tokens + TOKENS - 1) / TOKENS, [&](int task) {
-        Chooser chooser(shape, n);
-        std::vector<float> scores(n), weight(shape.k);
-        for (int t = task * TOKENS; t < std::min(tokens, (task + 1) * TOKENS); t++) {
-          kernels().to_f32(type, logits + size_of(type) * n * t, scores.data(), n);
-          chooser.choose(scores.data(), b, picks + size_t(t) * shape.k, weight.data());
-          kernels().from_f32(type, weight.data(), weights + size_of(type) * shape.k * t, shape.k);
-        }
-      });
+      route_rows(shape, tokens, n, type, logits, bias.read(own.data()), picks, type, weights);
     });
   }
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
@@ -121,6 +111,19 @@ class Route : public mx::Primitive {
 };
 
 }  // namespace
+
+void route_rows(const RouteShape& shape, int tokens, int experts, Dtype type, const void* logits, const float* bias,
+                uint32_t* picks, Dtype weight_type, void* weights) {
+  parallel_for((tokens + TOKENS - 1) / TOKENS, [&](int task) {
+    Chooser chooser(shape, experts);
+    std::vector<float> scores(experts), weight(shape.k);
+    for (int t = task * TOKENS; t < std::min(tokens, (task + 1) * TOKENS); t++) {
+      kernels().to_f32(type, (const char*)logits + size_of(type) * experts * t, scores.data(), experts);
+      chooser.choose(scores.data(), bias, picks + size_t(t) * shape.k, weight.data());
+      kernels().from_f32(weight_type, weight.data(), (char*)weights + size_of(weight_type) * shape.k * t, shape.k);
+    }
+  });
+}
 
 std::optional<std::pair<mx::array, mx::array>> op_route(const mx::array& logits, const MaybeArray& bias,
                                                         const RouteShape& shape) {

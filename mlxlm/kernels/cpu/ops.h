@@ -12,6 +12,8 @@ namespace mlxlm {
 
 namespace mx = mlx::core;
 using MaybeArray = std::optional<mx::array>;
+enum class Dtype : int;
+enum class Gate : int;
 
 // (where it begins in its file, shape, dtype)
 using StoredTensor = std::tuple<size_t, std::vector<int>, mx::Dtype>;
@@ -43,7 +45,6 @@ mx::array op_rms_norm(const mx::array& x, const MaybeArray& weight, float eps);
 mx::array op_layer_norm(const mx::array& x, const MaybeArray& weight, const MaybeArray& bias, float eps);
 mx::array op_argmax(const mx::array& x);
 // An activation, or a unit that it opens.
-enum class Gate : int;
 mx::array op_gated(Gate kind, const mx::array& gate, const MaybeArray& up);
 mx::array op_silu(const mx::array& x);
 mx::array op_relu2(const mx::array& x);
@@ -77,6 +78,9 @@ struct RouteShape {
   float scale, eps;
 };
 
+// The same for rows of logits (tokens, experts) of `type`, to picks and weights (tokens, k); bias (experts,) or null.
+void route_rows(const RouteShape& shape, int tokens, int experts, Dtype type, const void* logits, const float* bias,
+                uint32_t* picks, Dtype weight_type, void* weights);
 // (picks, weights), both (..., k), of logits (..., experts) and a bias that steers the choice alone; nothing where it
 // can't be done.
 std::optional<std::pair<mx::array, mx::array>> op_route(const mx::array& logits, const MaybeArray& bias,

@@ -19,6 +19,7 @@ namespace mlxlm {
 namespace {
 
 constexpr uint32_t kClosed = 0xffffffff;
+constexpr int kMostThreads = 256;
 constexpr int kSpins = 4000;  // some tens of microseconds: the gap between two operations of a decode step
 
 inline void pause_briefly() {
@@ -48,7 +49,7 @@ int cgroup_cores() {
 int usable_cores() {
   if (const char* said = std::getenv("MLXLM_THREADS")) {
     int n = std::atoi(said);
-    if (n >= 1) return n < 256 ? n : 256;
+    if (n >= 1) return n < kMostThreads ? n : kMostThreads;
   }
   cpu_set_t set;
   int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : int(std::thread::hardware_concurrency());
@@ -163,6 +164,31 @@ struct Buffer {
 }  // namespace
 
 void parallel(int count, void (*task)(void*, int), void* context) { the_pool().run(count, task, context); }
+
+void parallel_runs(int count, void (*task)(void*, int), void* context) {
+  struct alignas(64) Run {
+    std::atomic<int> next;
+    int end;
+  };
+  struct Job {
+    Run runs[kMostThreads];
+    int size;
+    void (*task)(void*, int);
+    void* context;
+  } job;
+  job.size = pool_size(), job.task = task, job.context = context;
+  for (int r = 0; r < job.size; r++) {
+    job.runs[r].next.store(int(int64_t(count) * r / job.size), std::memory_order_relaxed);
+    job.runs[r].end = int(int64_t(count) * (r + 1) / job.size);
+  }
+  parallel(job.size, [](void* given, int first) {
+    Job& job = *(Job*)given;
+    for (int r = 0; r < job.size; r++) {
+      Run& run = job.runs[(first + r) % job.size];
+      for (int i; (i = run.next.fetch_add(1, std::memory_order_relaxed)) < run.end;) job.task(job.context, i);
+    }
+  }, &job);
+}
 
 int pool_size() { return the_pool().size(); }
 

@@ -8,6 +8,10 @@ namespace mlxlm {
 // When another thread is using the pool, or count is 1, the caller runs them all itself.
 void parallel(int count, void (*task)(void*, int), void* context);
 
+// The same in as many runs of neighbours as there are threads: each thread goes through one in order, and through what is
+// left of the others' when it has done with that.
+void parallel_runs(int count, void (*task)(void*, int), void* context);
+
 int pool_size();
 
 // A buffer of at least `bytes`, 64-byte aligned, of the calling thread: valid until its next use of the slot.

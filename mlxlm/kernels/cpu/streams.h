@@ -8,8 +8,7 @@ namespace {
 // Like parallel_for, where task i reads the memory behind that of task i - 1.
 template <class F>
 inline void parallel_streams(int count, const F& body) {
-  const int streams = pool_size(), each = count / streams;
-  mlxlm::parallel_for(count, [&](int i) { body(i < streams * each ? i % streams * each + i / streams : i); });
+  mlxlm::parallel_runs(count, [](void* context, int i) { (*(const F*)context)(i); }, (void*)&body);
 }
 
 // How many rows of so many bytes make a task: enough for a reader to get going, few enough to share out evenly.
