@@ -13,7 +13,7 @@ from . import experts
 from .attention import Attention, Softcapped, attend
 from .mamba import GroupedGatedNorm, Mamba2
 from .mlp import ACTS, GATES, MLP, GatedMLP
-from .moe import SparseMoE, TopK
+from .moe import GroupedGate, SparseMoE, TopK, pick_biased
 from .norms import RMSNorm, UnitOffsetRMSNorm
 from .rope import RoPE
 
@@ -128,32 +128,46 @@ class Plan:
 
     def _feed(self, shape: Any, before: Any, after: Any) -> bool:
         """Whether the second half is one that the kernels know, which the shape then has too."""
-        mlp = self.mlp
-        act = GATES.get(mlp._glu) if type(mlp) is GatedMLP else ACTS.get(mlp._act) if type(mlp) is MLP else None
-        names = ("gate_proj", "up_proj", "down_proj")
-        linears = None if act is None else self._linears(mlp, *(names if type(mlp) is GatedMLP else names[1:]))
+        act, linears = self._mlp(self.mlp)
         if linears is None or not _are_norms(before, after):
             return False
         self._add(before, *linears, after)
         shape.mlp(act, [_linear(m) for m in linears], _norm(before), _norm(after))
         return True
 
+    def _mlp(self, mlp: Any) -> tuple[str | None, list[Any] | None]:
+        """(the activation, the linears) of an MLP that the kernels know."""
+        act = GATES.get(mlp._glu) if type(mlp) is GatedMLP else ACTS.get(mlp._act) if type(mlp) is MLP else None
+        names = ("gate_proj", "up_proj", "down_proj")
+        return act, None if act is None else self._linears(mlp, *(names if type(mlp) is GatedMLP else names[1:]))
+
     def _experts(self, shape: Any, before: Any, after: Any) -> bool:
-        """The same for chosen experts."""
+        """The same for chosen experts, alone or beside an MLP."""
         moe = self.mlp
-        if type(moe) is not SparseMoE or type(moe._route) is not TopK or moe._names[2] in moe:
+        if type(moe) is not SparseMoE or not _are_norms(before, after):
             return False
-        module = moe[moe._names[1]]
+        found: Any = [moe.get(name) for name in moe._names]
+        gate, module, shared = found
         act, stacks = experts.known(module)
-        router = self._linears(moe, moe._names[0])
-        if act is None or router is None or not _are_norms(before, after):
+        route = _route(moe)
+        routers = [gate] if type(gate) is GroupedGate else self._linears(moe, moe._names[0])
+        if act is None or route is None or routers is None:
             return False
-        self._made_for += [(moe, moe._names[1], module)]
+        self._made_for += list(zip([moe] * 3, moe._names, found, strict=True))
         self._made_for += [(module, name, part) for name, part in module.items() if isinstance(part, nn.Module)]
-        self._add(before, *router, *stacks, after)
-        route = moe._route
-        given = [_linear(router[0]), *map(experts.native_shape, stacks)]
-        shape.experts((route.k, route.softmax, route.normalise), act, given, _norm(before), _norm(after))
+        self._add(before)
+        if shared is not None:
+            beside, linears = self._mlp(shared)
+            if linears is None:
+                return False
+            self._add(*linears)
+            shape.mlp(beside, [_linear(m) for m in linears], None, None)
+        self._add(*routers)
+        scored = type(gate) is GroupedGate
+        self._arrays += [(gate, "e_score_correction_bias")] * scored
+        self._add(*stacks, after)
+        given = [(None, 0, 0, False) if scored else _linear(gate), *map(experts.native_shape, stacks)]
+        shape.experts(route, scored, act, given, _norm(before), _norm(after))
         return True
 
     def _linears(self, parent: Any, *names: str) -> list[Any] | None:
@@ -192,3 +206,15 @@ def _are_norms(*found: Any) -> bool:
 
 def _norm(module: Any) -> tuple[float, float] | None:
     return None if module is None else (module.eps, OFFSETS[type(module)])
+
+
+def _route(moe: SparseMoE) -> tuple[Any, ...] | None:
+    """A known route as the kernels take it: (k, softmax, groups, kept, best of a group, normalise, scale, eps)."""
+    route, gate = moe._route, moe[moe._names[0]]
+    if type(route) is TopK:
+        return route.k, route.softmax, 1, 1, 1, route.normalise, 1.0, 0.0
+    if route is not None or type(gate) is not GroupedGate or gate._pick.func is not pick_biased:
+        return None
+    known = {"groups": 1, "keep_groups": 1, "group_best": 2, "normalise": True, "scale": 1.0, "eps": 1e-20}
+    k, *rest = ({"k": 0} | known | gate._pick.keywords).values()
+    return k, "", *rest

@@ -15,10 +15,12 @@ from mlxlm import kernels
 from mlxlm.decoder import Backbone
 from mlxlm.kernels import ops
 from mlxlm.layers import (
+    MLP,
     Attention,
     Experts,
     ExpertsMLP,
     GatedMLP,
+    GroupedGate,
     MixerOnly,
     PreNorm,
     RMSNorm,
@@ -34,10 +36,11 @@ from mlxlm.layers import (
 EXPERTS, HIDDEN = 6, 96
 
 
-def sparse(kind=PreNorm, *, glu=swiglu, bias=False, shared=None, k=2, **route) -> Any:
+def sparse(kind=PreNorm, *, glu=swiglu, bias=False, shared=None, gate=None, k=2, **route) -> Any:
     experts = (Experts(DIM, HIDDEN, EXPERTS, glu=glu, bias=bias) if glu is not ops.relu2
                else ExpertsMLP(DIM, HIDDEN, EXPERTS, act=glu, bias=bias))
-    moe = SparseMoE(nn.Linear(DIM, EXPERTS, bias=bias), experts, shared, route=top_k(k, **route))
+    linear = nn.Linear(DIM, EXPERTS, bias=bias)
+    moe = SparseMoE(gate or linear, experts, shared, route=None if gate else top_k(k, **route))
     norm = UnitOffsetRMSNorm if kind is Sandwich else RMSNorm
     if kind is MixerOnly:
         return MixerOnly(moe, norm(DIM, 1e-6))
@@ -52,7 +55,7 @@ def made(layers, dtype=mx.float32, **quantized) -> Any:
     for i, layer in enumerate(layers):
         filled(layer, i, dtype)
         gate = moe_of(layer).gate
-        gate.weight = gate.weight * 10  # choices that rounding can't turn
+        gate.weight = gate.weight * (10 if isinstance(gate, nn.Linear) else 1)  # choices that rounding can't turn
     nn.quantize(nn.Sequential(*layers), **(quantized or {"group_size": 32, "bits": 8}),
                 class_predicate=lambda name, m: hasattr(m, "to_quantized") and not name.endswith("gate"))
     backbone = Backbone(20, DIM, layers, RMSNorm(DIM, 1e-5))
@@ -77,6 +80,25 @@ def test_any_experts(kind, glu, bias, softmax_first, normalise, k, batch):
     agree(made([block]), (9, 1, 1, 3, 1), batch=batch)
 
 
+@given(
+    kind=st.sampled_from((PreNorm, Sandwich, MixerOnly)), shared=st.sampled_from((None, swiglu, ops.relu2)),
+    groups=st.sampled_from((1, 2, 3)), normalise=st.booleans(),
+    scale=st.sampled_from((1.0, 2.5)),
+)
+def test_any_gate_of_groups(kind, shared, groups, normalise, scale):
+    gate = GroupedGate(DIM, EXPERTS, 2, groups=groups, keep_groups=max(1, groups - 1), normalise=normalise, scale=scale)
+    beside = MLP(DIM, 64, act=shared) if shared is ops.relu2 else GatedMLP(DIM, 64) if shared else None
+    agree(made([sparse(kind, gate=gate, shared=beside), sparse()]), (9, 1, 3, 1))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("kind", [PreNorm, MixerOnly])
+def test_a_shared_expert_runs_with_them(kind, grouped, counted):
+    gate = GroupedGate(DIM, EXPERTS, 2) if grouped else None
+    agree(made([sparse(), sparse(kind, gate=gate, shared=GatedMLP(DIM, 32))]), (9, 1, 2))
+    assert counted.layers == 4
+
+
 @pytest.mark.parametrize("quantized", [{"group_size": 32, "bits": 4}, {"mode": "mxfp4"}])
 @pytest.mark.parametrize("dtype", DTYPES.values())
 def test_they_run_at_once(dtype, quantized, counted):
@@ -99,8 +121,13 @@ def of_another_kind(layer):
     layer.mlp.__class__ = Own
 
 
+class Louder(GatedMLP):
+    def __call__(self, x):
+        return super().__call__(x) * 2
+
+
 def with_shared(layer):
-    layer.mlp.shared_experts = filled(GatedMLP(DIM, 32), 5, mx.float32)
+    layer.mlp.shared_experts = filled(Louder(DIM, 32), 5, mx.float32)
 
 
 def with_a_route(layer):

@@ -95,11 +95,15 @@ static void set_mlp(BlockHandle& block, const std::string& act, const std::vecto
   s.before_mlp = before, s.after_mlp = after;
 }
 
-// `route` is (k, softmax, normalise); `linears` those of the router, then two or three with an expert axis.
-static void set_experts(BlockHandle& block, const std::tuple<int, std::string, bool>& route, const std::string& act,
+// (k, softmax, groups, keep_groups, group_best, normalise, scale, eps), as `route` takes them
+using RouteGiven = std::tuple<int, std::string, int, int, int, bool, float, float>;
+
+// `linears` are those of the router, then two or three with an expert axis.
+static void set_experts(BlockHandle& block, const RouteGiven& route, bool scored, const std::string& act,
                         const std::vector<LinearGiven>& linears, const NormShape& before, const NormShape& after) {
-  const auto& [k, softmax, normalise] = route;
-  ExpertsShape s{{k, softmax_of(softmax), 1, 1, 1, normalise, 1.f, 0.f}, linear_shape(linears.at(0)), gate_of(act), {}};
+  const auto& [k, softmax, groups, keep_groups, group_best, normalise, scale, eps] = route;
+  ExpertsShape s{{k, softmax_of(softmax), groups, keep_groups, group_best, normalise, scale, eps}, scored,
+                 linear_shape(linears.at(0)), gate_of(act), {}};
   for (size_t i = 1; i < linears.size(); i++) s.linears.push_back(linear_shape(linears[i]));
   block.shape->experts = std::move(s);
   block.shape->before_mlp = before, block.shape->after_mlp = after;
@@ -170,7 +174,7 @@ NB_MODULE(_cpu, m) {
       .def("mamba", &set_mamba, "heads"_a, "head_dim"_a, "groups"_a, "state"_a, "width"_a, "bounds"_a, "conv_bias"_a,
            "norm"_a.none(), "linears"_a)
       .def("mlp", &set_mlp, "act"_a, "linears"_a, "before"_a.none(), "after"_a.none())
-      .def("experts", &set_experts, "route"_a, "act"_a, "linears"_a, "before"_a.none(), "after"_a.none())
+      .def("experts", &set_experts, "route"_a, "scored"_a, "act"_a, "linears"_a, "before"_a.none(), "after"_a.none())
       .def("copy", [](const BlockHandle& b) { return BlockHandle{std::make_shared<BlockShape>(*b.shape)}; });
   m.def("block", &run_block, "block"_a, "x"_a, "arrays"_a, "keys"_a, "values"_a, "start"_a, "first"_a, "offset"_a,
         "mask"_a.none());

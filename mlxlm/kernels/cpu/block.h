@@ -46,9 +46,10 @@ struct MambaShape {
   int channels() const { return inner() + 2 * groups * state; }
 };
 
-// Chosen experts, without a shared one: a linear router, and two or three linears with an expert axis.
+// Chosen experts: a linear router, and two or three linears with an expert axis.
 struct ExpertsShape {
   RouteShape route{};
+  bool scored = false;  // the router is dense, its logits in float32 become sigmoids, and a bias steers the choice
   LinearShape router;
   Gate act = Gate::silu;
   std::vector<LinearShape> linears;
@@ -63,7 +64,7 @@ struct BlockShape {
   AttentionShape attention;
   MambaShape mamba;
   std::optional<FeedForwardShape> mlp;
-  std::optional<ExpertsShape> experts;  // in the MLP's place
+  std::optional<ExpertsShape> experts;  // in the MLP's place, or beside it by the same norms
 
   bool feeds() const { return mlp || experts; }
 };
@@ -72,7 +73,7 @@ struct BlockShape {
 struct Places {
   int before, q, k, v, q_norm, k_norm, sinks, freqs, o;
   int in, conv, conv_bias, dt_bias, a_log, d, gated_norm, out;
-  int after, before_mlp, gate, up, down, router, experts, after_mlp, end;
+  int after, before_mlp, gate, up, down, router, choice_bias, experts, after_mlp, end;
   explicit Places(const BlockShape& s, int first);
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -37,6 +38,7 @@ Places::Places(const BlockShape& s, int at) {
   gate = place(s.mlp && m.gated, m.gate.arrays()), up = place(s.mlp.has_value(), m.up.arrays());
   down = place(s.mlp.has_value(), m.down.arrays());
   router = place(s.experts.has_value(), s.experts ? s.experts->router.arrays() : 0);
+  choice_bias = place(s.experts && s.experts->scored, 1);
   int of_experts = 0;
   if (s.experts) for (const LinearShape& linear : s.experts->linears) of_experts += linear.arrays();
   experts = place(s.experts.has_value(), of_experts);
@@ -78,6 +80,7 @@ BlockRun::BlockRun(const BlockShape& s, const Places& at, const std::vector<mx::
   before_mlp = norm(s.before_mlp, at.before_mlp), after_mlp = norm(s.after_mlp, at.after_mlp);
   if (s.experts) {
     router = {s.experts->router, in, at.router, encoder};
+    if (s.experts->scored) choice_bias = Vector(in[at.choice_bias], encoder);
     experts = {s.experts->linears, s.experts->act, in, at.experts, encoder};
   }
   if (!s.mlp) return;
@@ -128,8 +131,8 @@ size_t BlockRun::memory() {
   for (const Projection* p : projections()) bytes += Arena::piece(sizeof(float) * p->bias.size);
   if (shape->experts) {
     const int k = shape->experts->route.k;
-    bytes += experts.memory(type, k) + Arena::piece(item() * M() * dim) + Arena::piece(item() * M() * router.N());
-    bytes += 2 * Arena::piece(sizeof(float) * M() * k);
+    bytes += experts.memory(type, k) + 2 * Arena::piece(sizeof(float) * M() * dim);
+    bytes += 2 * Arena::piece(sizeof(float) * M() * router.N()) + 2 * Arena::piece(sizeof(float) * M() * k);
   }
   return bytes + mamba.memory(rows()) + Arena::piece(sizeof(float) * sinks.size) + 4096;
 }
@@ -143,8 +146,8 @@ void BlockRun::operator()() {
     shape->mixer == Mixer::attention ? attend(arena, y) : recur(arena, y);
     between = y;
   }
-  if (shape->mlp) feed(arena, between);
   if (shape->experts) consult(arena, between);
+  else if (shape->mlp) feed(arena, between);
 }
 
 // y = x + after(o(attention(before(x))))
@@ -199,29 +202,51 @@ void BlockRun::feed(Arena& arena, const void* y) {
 void BlockRun::feed_some(Arena arena, Rows rows, const void* y, void* to) {
   void *h = arena.take(item() * rows.M * dim), *wide = arena.take(item() * rows.M * up.N());
   before_mlp.present ? before_mlp.run(type, y, h, rows.M, arena) : (void)std::memcpy(h, y, item() * rows.M * dim);
-  if (shape->mlp->gated) {
-    project_gated(gate, up, shape->mlp->act, rows, h, wide, arena);
-  } else {
-    project_onto(up, rows, h, nullptr, wide);
-    kernels().gated(type, shape->mlp->act, wide, nullptr, wide, int64_t(rows.M) * up.N());
-  }
+  open_up(rows, h, wide, arena);
   finish(down, after_mlp, rows, wide, y, to, h, arena);
 }
 
-// out = y + after(what the chosen experts make of norm(y))
+// out = y + after(what the chosen experts make of norm(y), and the MLP beside them)
 void BlockRun::consult(Arena& arena, const void* y) {
-  const ExpertsShape& s = *shape->experts;
+  const int k = shape->experts->route.k;
   void* h = arena.take(item() * M() * dim);
   before_mlp.present ? before_mlp.run(type, y, h, M(), arena) : (void)std::memcpy(h, y, item() * M() * dim);
-  void* logits = arena.take(item() * M() * router.N());
-  project_onto(router, rows(), h, nullptr, logits);
-  auto* picks = (uint32_t*)arena.take(sizeof(uint32_t) * M() * s.route.k);
-  auto* share = (float*)arena.take(sizeof(float) * M() * s.route.k);
-  route_rows(s.route, M(), router.N(), type, logits, nullptr, picks, Dtype::f32, share);
-  experts.run(rows(), h, s.route.k, picks, share, after_mlp.present ? nullptr : y, out, arena);
+  auto* picks = (uint32_t*)arena.take(sizeof(uint32_t) * M() * k);
+  auto* share = (float*)arena.take(sizeof(float) * M() * k);
+  choose(arena, h, picks, share);
+  experts.run(rows(), h, k, picks, share, after_mlp.present ? nullptr : y, out, arena);
+  if (shape->mlp) {
+    void* wide = arena.take(item() * M() * up.N());
+    open_up(rows(), h, wide, arena);
+    project_onto(down, rows(), wide, out, out);
+  }
   if (!after_mlp.present) return;
   after_mlp.run(type, out, out, M(), arena);
   kernels().add(type, out, y, out, int64_t(M()) * dim);
+}
+
+// Which experts each row of h goes to, and what each of them counts.
+void BlockRun::choose(Arena& arena, const void* h, uint32_t* picks, float* share) {
+  const ExpertsShape& s = *shape->experts;
+  const int N = router.N();
+  auto* logits = (float*)arena.take(sizeof(float) * M() * N);
+  if (!s.scored) {
+    project_onto(router, rows(), h, nullptr, logits);
+    return route_rows(s.route, M(), N, type, logits, nullptr, picks, Dtype::f32, share);
+  }
+  auto* x = (float*)arena.take(sizeof(float) * M() * dim);
+  kernels().to_f32(type, h, x, int64_t(M()) * dim);
+  project_onto(router, {Dtype::f32, M()}, x, nullptr, logits);
+  for (int i = 0; i < M() * N; i++) logits[i] = 1 / (1 + std::exp(-logits[i]));
+  const float* bias = choice_bias.read((float*)arena.take(sizeof(float) * N));
+  route_rows(s.route, M(), N, Dtype::f32, logits, bias, picks, Dtype::f32, share);
+}
+
+// wide = act(x by gate) * (x by up), or act(x by up)
+void BlockRun::open_up(Rows rows, const void* x, void* wide, Arena& arena) const {
+  if (shape->mlp->gated) return project_gated(gate, up, shape->mlp->act, rows, x, wide, arena);
+  project_onto(up, rows, x, nullptr, wide);
+  kernels().gated(rows.type, shape->mlp->act, wide, nullptr, wide, int64_t(rows.M) * up.N());
 }
 
 // to = residual + norm(from by p); `spare` has room for a result.

@@ -32,7 +32,7 @@ struct BlockRun {
   Projection q, k, v, o, gate, up, down, router;
   MambaRun mamba;
   ExpertsRun experts;
-  Vector sinks;
+  Vector sinks, choice_bias;
   const float* freqs = nullptr;
   const int32_t* offsets = nullptr;
   int offset_count = 1;
@@ -61,10 +61,12 @@ struct BlockRun {
   void attend(Arena& arena, void* y);
   void recur(Arena& arena, void* y);
   void feed(Arena& arena, const void* y);
+  void open_up(Rows rows, const void* x, void* wide, Arena& arena) const;
   void feed_some(Arena arena, Rows rows, const void* y, void* to);
   void finish(const Projection& p, const Norm& norm, Rows rows, const void* from, const void* residual, void* to,
               void* spare, Arena& arena);
   void consult(Arena& arena, const void* y);
+  void choose(Arena& arena, const void* h, uint32_t* picks, float* share);
   void turn(const void* from, void* to, int heads) const;
   void append(const void* from, const void* cache, const int64_t* stride, int size,
               std::array<int64_t, 3> from_stride) const;

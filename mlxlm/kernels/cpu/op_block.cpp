@@ -133,9 +133,20 @@ static bool fits_mlp(const FeedForwardShape& s, const Places& at, const std::vec
          s.down.fits(in, at.down, hidden, type, dim);
 }
 
-static bool fits_experts(const ExpertsShape& s, const Places& at, const std::vector<mx::array>& in, mx::Dtype type, int dim) {
+static bool fits_router(const ExpertsShape& s, const Places& at, const std::vector<mx::array>& in, mx::Dtype type, int dim) {
+  const mx::array& w = in[at.router];
   const int experts = in[at.experts].shape(0);
-  return s.router.fits(in, at.router, dim, type, experts) && s.route.k > 0 && s.route.k <= experts &&
+  if (!s.scored) return s.router.fits(in, at.router, dim, type, experts);
+  const mx::array& bias = in[at.choice_bias];
+  return !s.router.quantized && !s.router.has_bias && w.shape() == mx::Shape({experts, dim}) && w.strides(1) == 1 &&
+         is_kernel_float(w.dtype()) && bias.shape() == mx::Shape({experts}) && is_kernel_float(bias.dtype());
+}
+
+static bool fits_experts(const ExpertsShape& s, const Places& at, const std::vector<mx::array>& in, mx::Dtype type, int dim) {
+  const RouteShape& r = s.route;
+  const int experts = in[at.experts].shape(0);
+  return fits_router(s, at, in, type, dim) && r.k > 0 && r.k <= experts && r.groups > 0 && experts % r.groups == 0 &&
+         r.keep_groups > 0 && r.keep_groups <= r.groups && r.group_best > 0 &&
          fit_as_experts(s.linears, in, at.experts, dim);
 }
 
