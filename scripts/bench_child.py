@@ -69,6 +69,12 @@ def load_mlxlm(path: str):
     return load_model(path)
 
 
+def load_rounding(path: str):
+    from mlxlm.load import load_model
+
+    return load_model(path, activations="int8")
+
+
 def load_mlx_lm(path: str):
     from mlx_lm import load
 
@@ -105,6 +111,7 @@ def transformers_steps(path: str, threads: int) -> Steps:
 
 PROGRAMS: dict[str, Callable[[str, int], Steps]] = {
     "mlxlm": mlx_steps("mlxlm", load_mlxlm),
+    "mlxlm-int8": mlx_steps("mlxlm", load_rounding),
     "mlx-lm": mlx_steps("mlx_lm", load_mlx_lm),
     "llama.cpp": llama_steps,
     "transformers": transformers_steps,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..errors import ConfigError, UsageError
+from ..kernels.rounding import CHOICES
 
 _SHARED = (
     click.option("--draft-model", metavar="MODEL",
@@ -24,6 +25,8 @@ _SHARED = (
                  help="Hold the answer to json, or to an object such as '{\"type\": \"regex\", \"pattern\": …}'."),
     click.option("--json-schema", metavar="FILE", help="Hold the answer to the JSON schema in a file."),
     click.option("--experts-per-token", type=int, metavar="N", help="How many experts of a mixture work on a token."),
+    click.option("--activations", type=click.Choice(CHOICES),
+                 help="Read prompts faster on a CPU, with activations of quantized weights rounded to 8 bits."),
     click.option("--memory-limit", metavar="SIZE", help="Memory that MLX may hold, such as 12G, or off."),
 )
 PROMPT_CACHE = click.option("--prompt-cache-file", metavar="FILE",
@@ -39,7 +42,8 @@ def engine_options(function: Callable) -> Callable:
 
 def loading(options: Mapping[str, Any]) -> dict[str, Any]:
     """What of them `mlxlm.load` takes, those that were given."""
-    names = {"draft_model": "draft", "experts_per_token": "experts_per_token", "memory_limit": "memory_limit"}
+    names = {"draft_model": "draft", "experts_per_token": "experts_per_token", "memory_limit": "memory_limit",
+             "activations": "activations"}
     return {name: options[option] for option, name in names.items() if options.get(option) is not None}
 
 

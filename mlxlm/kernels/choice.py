@@ -20,7 +20,7 @@ OPERATIONS = ("BlockShape", "argmax", "attention", "block", "causal_conv", "conv
               "gather_mm", "gather_qmm", "geglu", "gelu", "gelu_tanh", "layer_norm", "linear", "make_stack", "matmul",
               "packed_attention", "quantized_embedding", "quantized_linear", "quantized_matmul", "quick_gelu", "read",
               "relu2", "rms_norm", "rope", "route", "selective_scan", "settle", "silu", "ssm_scan", "stack", "swiglu",
-              "unchanged")
+              "takes_bytes", "unchanged")
 
 
 @dataclass(frozen=True)

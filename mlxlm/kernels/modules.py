@@ -34,11 +34,12 @@ class QuantizedLinear(nn.QuantizedLinear):
     """``nn.QuantizedLinear`` on ``ops.quantized_linear``; the result has x's dtype."""
 
     reads_narrow_scales = True
+    int8 = False  # whether a prompt's activations are rounded: see mlxlm.kernels.rounding
 
     def __call__(self, x: mx.array) -> mx.array:
         return ops.quantized_linear(
             x, self["weight"], self["scales"], self.get("biases"), self.get("bias"),
-            group_size=self.group_size, bits=self.bits, mode=self.mode,
+            group_size=self.group_size, bits=self.bits, mode=self.mode, int8=self.int8,
         )
 
 

@@ -18,7 +18,8 @@ results, for both versions:
 - ``linear(x, weight, bias)``: x (..., K) by weight (N, K), result (..., N); or (..., M, K) by weights (..., N, K).
 - ``quantized_matmul(x, w, scales, biases, *, transpose, group_size, bits, mode)``: as ``mx.quantized_matmul``, but the
   result always has x's dtype, whatever dtype the scales have.
-- ``quantized_linear(x, w, scales, biases, bias, *, group_size, bits, mode)``: the same, transposed, plus ``bias`` (N,).
+- ``quantized_linear(x, w, scales, biases, bias, *, group_size, bits, mode, int8)``: the same, transposed, plus ``bias``
+  (N,). ``int8`` lets activations of more than eight positions be rounded: see ``mlxlm.kernels.rounding``.
 - ``gather_qmm(...)``, ``gather_mm(...)``: as ``mx.gather_qmm`` (with x's dtype) and ``mx.gather_mm``.
 - ``quantized_embedding(indices, w, scales, biases, *, group_size, bits, mode, dtype)``: rows of a quantized table,
   dequantized to ``dtype`` (the scales' dtype when None).

@@ -115,7 +115,7 @@ def quantized_matmul(x, w, scales, biases=None, *, transpose=True, group_size=No
     return y.astype(x.dtype)
 
 
-def quantized_linear(x, w, scales, biases=None, bias=None, *, group_size=None, bits=None, mode="affine"):
+def quantized_linear(x, w, scales, biases=None, bias=None, *, group_size=None, bits=None, mode="affine", int8=False):
     y = mx.quantized_matmul(x, w, scales, biases, transpose=True, group_size=group_size, bits=bits, mode=mode)
     return (y if bias is None else y + bias).astype(x.dtype)
 

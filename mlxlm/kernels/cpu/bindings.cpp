@@ -189,6 +189,7 @@ NB_MODULE(_cpu, m) {
   m.def("threads", &pool_size);
   m.def("read", &op_read, "path"_a, "tensors"_a);
   m.def("settle", &op_settle, "arrays"_a);
+  m.def("takes_bytes", [] { return kernels().takes_bytes; });
   m.def("rms_norm", &op_rms_norm, "x"_a, "weight"_a.none(), "eps"_a);
   m.def("layer_norm", &op_layer_norm, "x"_a, "weight"_a.none(), "bias"_a.none(), "eps"_a);
   m.def("argmax", &op_argmax, "x"_a);
@@ -210,7 +211,8 @@ NB_MODULE(_cpu, m) {
   m.def("quantized_matmul", &op_quantized_matmul, "x"_a, "w"_a, "scales"_a, "biases"_a = nb::none(), nb::kw_only(),
         "transpose"_a = true, "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = "affine");
   m.def("quantized_linear", &op_quantized_linear, "x"_a, "w"_a, "scales"_a, "biases"_a = nb::none(),
-        "bias"_a = nb::none(), nb::kw_only(), "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = "affine");
+        "bias"_a = nb::none(), nb::kw_only(), "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = "affine",
+        "int8"_a = false);
   m.def("quantized_embedding", &op_quantized_embedding, "indices"_a, "w"_a, "scales"_a, "biases"_a = nb::none(),
         nb::kw_only(), "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = "affine", "dtype"_a = nb::none());
   m.def("gather_qmm", &op_gather_qmm, "x"_a, "w"_a, "scales"_a, "biases"_a = nb::none(), nb::kw_only(),

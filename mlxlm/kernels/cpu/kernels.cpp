@@ -35,7 +35,7 @@ constexpr const char* name = "scalar";
 constexpr Table table = {name,      quantized_matmul, few_rows,   dense_matmul, quantized_rows, rms_norm,
                          layer_norm, gated,           squared_relu, add,        argmax,         rope,
                          attention,  causal_conv, selective_scan, state_space, delta_rule,  mamba_step, to_f32,
-                         from_f32,   quantized_by_columns, dense_by_columns, conv2d};
+                         from_f32,   quantized_by_columns, dense_by_columns, conv2d, MLXLM_LEVEL >= 2};
 
 }  // namespace
 

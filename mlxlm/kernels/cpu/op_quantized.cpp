@@ -8,11 +8,14 @@ namespace mlxlm {
 
 namespace {
 
+// Positions up to which activations are never rounded: decoding, whatever the batch, and the checking of guesses.
+constexpr int kDecoding = 8;
+
 // Inputs: x (..., M, K), then the matrices (..., N, K), or (..., K, N) where not transposed, and a bias (N,) if any.
 class QuantizedMatmul : public Kernel {
  public:
-  QuantizedMatmul(mx::Stream s, const Layout& l, bool has_bias, bool transpose, mx::Shape pairs)
-      : Kernel(s), layout_(l), has_bias_(has_bias), transpose_(transpose), pairs_(std::move(pairs)) {}
+  QuantizedMatmul(mx::Stream s, const Layout& l, bool has_bias, bool transpose, bool int8, mx::Shape pairs)
+      : Kernel(s), layout_(l), has_bias_(has_bias), transpose_(transpose), int8_(int8), pairs_(std::move(pairs)) {}
   const char* name() const override { return "mlxlm.QuantizedMatmul"; }
 
   mx::array plain(const std::vector<mx::array>& in) const override {
@@ -30,14 +33,15 @@ class QuantizedMatmul : public Kernel {
     const int K = in[0].shape(-1), N = out.shape(-1), M = one ? int(in[0].size() / K) : in[0].shape(-2);
     const std::vector<int32_t> none(1, 0);
     const Vector bias = has_bias_ ? Vector(in.back(), encoder) : Vector();
-    encoder.dispatch([first, bias, transpose = transpose_, type = kernel_type(out.dtype()), M, K, N,
+    const bool in_bytes = int8_ && in[0].ndim() > 1 && in[0].shape(-2) > kDecoding;
+    encoder.dispatch([first, bias, transpose = transpose_, in_bytes, type = kernel_type(out.dtype()), M, K, N,
                       x = (const char*)row_major(in[0], encoder), to = out.data<char>(),
                       from = one ? none : blocks_of(batch_of(in[0]), pairs_),
                       which = one ? none : blocks_of(batch_of(in[1]), pairs_)] {
       const float* b = bias.read((float*)scratch(kInput, sizeof(float) * (bias.size + 1)));
       const size_t block = size_of(type) * M;
       for_pairs(int64_t(from.size()), [&](int64_t i) {
-        const MatmulRows rows{type, x + from[i] * block * K, to + i * block * N, b, M};
+        const MatmulRows rows{type, x + from[i] * block * K, to + i * block * N, b, M, in_bytes};
         const QuantizedMatrix w = first.at(which[i]);
         transpose ? kernels().quantized_matmul(w, rows) : kernels().quantized_by_columns(w, rows);
       });
@@ -64,7 +68,7 @@ class QuantizedMatmul : public Kernel {
     return layout_.affine() ? MaybeArray(in[3]) : std::nullopt;
   }
   Layout layout_;
-  bool has_bias_, transpose_;
+  bool has_bias_, transpose_, int8_;
   const mx::Shape pairs_;
 };
 
@@ -114,7 +118,7 @@ class QuantizedRows : public Kernel {
 
 static mx::array multiplied(const mx::array& x, const mx::array& w, const mx::array& scales, const MaybeArray& biases,
                             const MaybeArray& bias, bool transpose, std::optional<int> group_size,
-                            std::optional<int> bits, const std::string& mode) {
+                            std::optional<int> bits, const std::string& mode, bool int8 = false) {
   const Layout l = layout_of(w, scales, biases, group_size, bits, mode, w.ndim());
   bool fits = l.valid && on_cpu() && is_kernel_float(x.dtype()) && x.size() > 0 && w.ndim() > 1 &&
               x.ndim() > (w.ndim() == 2 ? 0 : 1);
@@ -134,14 +138,14 @@ static mx::array multiplied(const mx::array& x, const mx::array& w, const mx::ar
   if (w.ndim() == 2) shape.pop_back();
   else shape.push_back(x.shape(-2));
   shape.push_back(N);
-  auto kernel = std::make_shared<QuantizedMatmul>(cpu_stream(), l, bias.has_value(), transpose, *pairs);
+  auto kernel = std::make_shared<QuantizedMatmul>(cpu_stream(), l, bias.has_value(), transpose, int8, *pairs);
   return mx::array(std::move(shape), x.dtype(), std::move(kernel), std::move(inputs));
 }
 
 mx::array op_quantized_linear(const mx::array& x, const mx::array& w, const mx::array& scales, const MaybeArray& biases,
                               const MaybeArray& bias, std::optional<int> group_size, std::optional<int> bits,
-                              const std::string& mode) {
-  return multiplied(x, w, scales, biases, bias, true, group_size, bits, mode);
+                              const std::string& mode, bool int8) {
+  return multiplied(x, w, scales, biases, bias, true, group_size, bits, mode, int8);
 }
 
 mx::array op_quantized_matmul(const mx::array& x, const mx::array& w, const mx::array& scales, const MaybeArray& biases,

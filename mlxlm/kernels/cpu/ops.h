@@ -26,7 +26,7 @@ mx::array op_quantized_matmul(const mx::array& x, const mx::array& w, const mx::
                               const std::string& mode);
 mx::array op_quantized_linear(const mx::array& x, const mx::array& w, const mx::array& scales, const MaybeArray& biases,
                               const MaybeArray& bias, std::optional<int> group_size, std::optional<int> bits,
-                              const std::string& mode);
+                              const std::string& mode, bool int8 = false);
 mx::array op_quantized_embedding(const mx::array& indices, const mx::array& w, const mx::array& scales,
                                  const MaybeArray& biases, std::optional<int> group_size, std::optional<int> bits,
                                  const std::string& mode, const std::optional<mx::Dtype>& dtype);

@@ -2,6 +2,7 @@
 #pragma once
 #include "few_rows.h"
 #include "tile.h"
+#include "tile_bytes.h"
 #include "tile_pairs.h"
 
 namespace {
@@ -58,9 +59,13 @@ void quantized_matmul(const QuantizedMatrix& w, const MatmulRows& rows) {
     return few_rows(few);
   }
   by_format(w, [&]<Format format, int bits>(Codes<format, bits>) {
+#if MLXLM_LEVEL >= 2
+    using B = Bytes<format, bits>;
+    if constexpr (B::fits) if (rows.in_bytes && w.group >= 32) return many_rows_by_lanes<ByteTiles<B>>(w, rows);
+#endif
 #if MLXLM_LEVEL == 513
     using Q = Pairs<format, bits>;
-    if constexpr (Q::fits) if (rows.type == Dtype::bf16) return many_rows_in_pairs<Q>(w, rows);
+    if constexpr (Q::fits) if (rows.type == Dtype::bf16) return many_rows_by_lanes<PairTiles<Q>>(w, rows);
 #endif
     using C = Codes<format, bits>;
     QuantizedRows<C> source{w, LaneScales(w, C::per)};

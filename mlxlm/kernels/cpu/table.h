@@ -34,6 +34,7 @@ struct Table {
   void (*quantized_by_columns)(const QuantizedMatrix&, const MatmulRows&);
   void (*dense_by_columns)(const DenseMatrix&, const MatmulRows&);
   void (*conv2d)(const Convolution2d&);
+  bool takes_bytes;  // whether MatmulRows::in_bytes makes a difference
 };
 
 const Table* table_scalar();

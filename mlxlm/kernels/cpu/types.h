@@ -59,13 +59,14 @@ struct DenseMatrix {
 };
 
 // The rows that a matmul reads and writes: x is (M, K) contiguous, out is (M, N) contiguous, both of `type`.
-// `bias` is (N,) in f32, or null.
+// `bias` is (N,) in f32, or null. `in_bytes`: many rows of x may be rounded to 8 bits, see tile_bytes.h.
 struct MatmulRows {
   Dtype type;
   const void* x;
   void* out;
   const float* bias;
   int M;
+  bool in_bytes = false;
 };
 
 // How the results of several matrices belong together: each for itself; by twos, the first a gate of the second; summed.

@@ -12,7 +12,7 @@ case $level in
   0) flags="" have="" ;;
   2) flags=$avx2 have=-DMLXLM_AVX2 ;;
   512) flags=$avx512 have=-DMLXLM_AVX512 ;;
-  513) flags="$avx512 -mavx512bf16 -mavx512vbmi" have=-DMLXLM_AVX512BF16 ;;
+  513) flags="$avx512 -mavx512bf16 -mavx512vbmi -mavx512vnni" have=-DMLXLM_AVX512BF16 ;;
   *) echo "no such level: $level" >&2; exit 2 ;;
 esac
 cxx=${CXX:-g++}
