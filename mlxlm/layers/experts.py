@@ -136,7 +136,7 @@ def known(module: Any) -> tuple[str | None, tuple[Any, ...]]:
 
 def native_shape(m: QuantizedSwitchLinear) -> tuple[str, int | None, int | None, bool]:
     """What the kernels have to know of it."""
-    return m.mode, m.group_size, m.bits, "bias" in m
+    return m.mode, m.group_size, m.bits, "bias" in m, False
 
 
 def stored(m: QuantizedSwitchLinear) -> list[mx.array]:

@@ -194,10 +194,10 @@ def plan_of(block: Any) -> Plan | None:
     return None if plan.shape is None and plan.stacked is None else plan
 
 
-def _linear(module: Any) -> tuple[str | None, int, int, bool] | None:
+def _linear(module: Any) -> tuple[str | None, int, int, bool, bool] | None:
     if type(module) is modules.QuantizedLinear:
-        return module.mode, module.group_size, module.bits, "bias" in module
-    return (None, 0, 0, "bias" in module) if type(module) is modules.Linear else None
+        return module.mode, module.group_size, module.bits, "bias" in module, module.int8
+    return (None, 0, 0, "bias" in module, False) if type(module) is modules.Linear else None
 
 
 def _are_norms(*found: Any) -> bool:

@@ -141,6 +141,19 @@ def test_long_prompts(dtype, padding, window, counted):
     assert counted.count == 5
 
 
+@pytest.mark.skipif(not fused.ops.native.takes_bytes(), reason="these kernels don't round activations")
+def test_prompts_with_activations_in_8_bits(counted):
+    exact, rounded = (make_block(PreNorm, quantized={"group_size": 32, "bits": 4}) for _ in range(2))
+    for _, module in rounded.named_modules():
+        if "scales" in module:
+            module.int8 = True
+    agree(rounded, (70, 1, 9, 3), mx.float32)
+    assert counted.count == 4
+    (want, _), (got, _) = (spoken(block, (20, 8), mx.float32)[0] for block in (exact, rounded))
+    off = abs(numbers(want) - numbers(got)).max() / abs(numbers(want)).max()
+    assert 0 < off < 0.05
+
+
 def test_a_wide_mlp_takes_some_rows_at_a_time(counted):
     block = make_block(PreNorm)
     block.mlp = filled(GatedMLP(DIM, 1 << 16), 3, mx.float32)

@@ -38,12 +38,12 @@ struct StackHandle {
   std::shared_ptr<const Stack> stack;
 };
 
-// (mode or None for a dense layer, group, bits, whether it has a bias)
-using LinearGiven = std::tuple<std::optional<std::string>, std::optional<int>, std::optional<int>, bool>;
+// (mode or None for a dense layer, group, bits, whether it has a bias, whether it rounds a prompt's activations)
+using LinearGiven = std::tuple<std::optional<std::string>, std::optional<int>, std::optional<int>, bool, bool>;
 
 static LinearShape linear_shape(const LinearGiven& given) {
-  const auto& [mode, group, bits, bias] = given;
-  return {mode.has_value(), mode == "affine", bias, mode.value_or(""), group, bits};
+  const auto& [mode, group, bits, bias, int8] = given;
+  return {mode.has_value(), mode == "affine", bias, mode.value_or(""), group, bits, int8};
 }
 
 static Softmax softmax_of(const std::string& when) {

@@ -119,7 +119,10 @@ void BlockRun::set_offsets(const mx::array& given, mx::cpu::CommandEncoder& enco
 }
 
 // Rows that go through the MLP together: its width is the most that a block needs room for.
-int BlockRun::fed_at_once() const { return std::min(M(), std::max(64, int((1 << 22) / up.N()))); }
+int BlockRun::fed_at_once() const {
+  const int most = std::max(64, int((1 << 22) / up.N())), parts = (M() + most - 1) / most;
+  return (M() + parts - 1) / parts;
+}
 
 size_t BlockRun::memory() {
   size_t bytes = 0;
@@ -195,7 +198,7 @@ void BlockRun::recur(Arena& arena, void* y) {
 void BlockRun::feed(Arena& arena, const void* y) {
   for (int m = 0, step = fed_at_once(); m < M(); m += step) {
     const size_t before = item() * m * dim;
-    feed_some(arena, {type, std::min(step, M() - m)}, (const char*)y + before, (char*)out + before);
+    feed_some(arena, {type, std::min(step, M() - m), rows().prompt}, (const char*)y + before, (char*)out + before);
   }
 }
 

@@ -50,7 +50,7 @@ void MambaRun::steps(const void* rows, Rows size, float* dt) const {
 
 void MambaRun::run(const void* x, void* y, Dtype type, int B, int L, Arena& arena) const {
   const MambaShape& s = *shape_;
-  const Rows size{type, B * L};
+  const Rows size{type, B * L, false};
   const auto floats = [&](int n) { return (float*)arena.take(sizeof(float) * size.M * n); };
   void* rows = arena.take(size_of(type) * size.M * in.N());
   project_onto(in, size, x, nullptr, rows);

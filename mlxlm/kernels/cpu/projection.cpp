@@ -39,7 +39,7 @@ mx::array LinearShape::plain(const mx::array& x, const std::vector<mx::array>& i
 
 Projection::Projection(const LinearShape& shape, const std::vector<mx::array>& in, int first,
                        mx::cpu::CommandEncoder& encoder)
-    : quantized(shape.quantized) {
+    : quantized(shape.quantized), int8(shape.int8) {
   if (shape.has_bias) bias = Vector(in[first + shape.arrays() - 1], encoder);
   const mx::array& w = in[first];
   if (!quantized) {
@@ -86,7 +86,7 @@ void project_onto(const Projection& p, Rows rows, const void* x, const void* res
     kernels().few_rows({&p.codes, 1, Join::sum, Gate::silu, rows.type, rows.M, &x, &out, &p.ready_bias, nullptr, residual});
     return;
   }
-  const MatmulRows many{rows.type, x, out, p.ready_bias, rows.M};
+  const MatmulRows many{rows.type, x, out, p.ready_bias, rows.M, p.int8 && rows.prompt};
   p.quantized ? kernels().quantized_matmul(p.codes, many) : kernels().dense_matmul(p.dense, many);
   if (residual) add(rows.type, out, residual, out, int64_t(rows.M) * p.N());
 }

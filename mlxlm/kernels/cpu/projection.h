@@ -10,6 +10,7 @@ struct LinearShape {
   bool quantized = false, has_biases = false, has_bias = false;
   std::string mode;
   std::optional<int> group, bits;  // the mode's own where there is none
+  bool int8 = false;               // whether a prompt's activations are rounded: see tile_bytes.h
 
   int arrays() const { return 1 + (quantized ? 1 : 0) + (has_biases ? 1 : 0) + (has_bias ? 1 : 0); }
   // Whether the arrays from inputs[first] on are such a layer from K numbers of `type` to `N` (any where N is 0).
@@ -19,7 +20,7 @@ struct LinearShape {
 
 // The same, ready to run. `bias` is put into `memory` of `bias_bytes()` by `prepare`.
 struct Projection {
-  bool quantized = false;
+  bool quantized = false, int8 = false;
   QuantizedMatrix codes{};
   DenseMatrix dense{};
   Vector bias;
@@ -50,6 +51,7 @@ class Arena {
 struct Rows {
   Dtype type;
   int M;
+  bool prompt;  // more than a few positions next to each other
   bool few() const { return M <= 8; }  // so that going through the weights once is all that counts
 };
 
