@@ -29,7 +29,10 @@ class TokenBuffer(LayerCache):
     """What caches of keys and values share: buffers (B, heads, capacity, dim), and how many tokens went in.
 
     There are two of them; a subclass that packs its tokens has more, and says how by ``_encoded`` and ``_decoded``.
+    ``stored`` tokens are in the buffers.
     """
+
+    stored: int
 
     def __init__(self):
         self.buffers: Arrays = ()
@@ -112,6 +115,11 @@ class TokenBuffer(LayerCache):
         """Buffers that can take tokens of the shapes (B, heads, L, dim) and dtypes of ``new``."""
         raise NotImplementedError
 
+    def _has_room(self, new: Sequence[Any]) -> bool:
+        # Buffers without a token may have been made for others than those that then come.
+        alike = self.stored or all(b.dtype == n.dtype for b, n in zip(self.buffers, new, strict=False))
+        return bool(alike) and self.stored + new[0].shape[2] <= self.capacity
+
     def _alike(self) -> tuple:
         """What two caches must have in common to be rows of one."""
         return type(self), self.window, self.keep, [(b.shape[1], b.shape[3], b.dtype) for b in self.buffers]
@@ -155,7 +163,7 @@ class KVCache(TokenBuffer):
         return [b[..., :end, :] for b in self.buffers]
 
     def make_room(self, new: Sequence[Any]) -> None:
-        if self.offset + new[0].shape[2] > self.capacity:
+        if not self._has_room(new):
             self._grow(new, self.offset)
 
     def columns(self, length: int) -> tuple[int, int]:

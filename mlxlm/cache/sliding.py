@@ -75,7 +75,7 @@ class SlidingCache(TokenBuffer):
 
     def make_room(self, new: Sequence[Any]) -> None:
         length = new[0].shape[2]
-        if self.stored + length <= self.capacity:
+        if self._has_room(new):
             return
         if compacted := self._compacted(length):
             first = self.stored - (compacted[0] - self.keep)

@@ -166,6 +166,8 @@ def _place(plan: Plan, cache: Any, x: mx.array) -> tuple[int, int] | None:
     slides = type(cache) is SlidingCache
     if (slides and cache.keep) or not (slides or type(cache) is KVCache):
         return None
+    if cache.stored and cache.buffers[0].dtype != x.dtype:
+        return None
     length = x.shape[1]
     if cache.stored + length > cache.capacity:
         cache.make_room([_Like((x.shape[0], heads, length, width), x.dtype) for heads, width in plan.stored])

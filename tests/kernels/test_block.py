@@ -154,6 +154,16 @@ def test_prompts_with_activations_in_8_bits(counted):
     assert 0 < off < 0.05
 
 
+def test_a_cache_has_the_dtype_of_what_goes_in(counted):
+    """Narrow activations become wide ones by the norms' weights: the block steps aside, and leaves no narrow cache."""
+    block = make_block(PreNorm)
+    x = mx.random.normal((1, 12, DIM), key=mx.random.key(0)).astype(mx.bfloat16)
+    (state, y), (_, want) = ((s, block(x.astype(d), s[0], Step(12, s)))
+                             for s, d in ((State([block.make_cache()]), d) for d in (mx.bfloat16, mx.float32)))
+    assert counted.count == 1 and {a.dtype for a in state.arrays} == {mx.float32} == {y.dtype}
+    np.testing.assert_allclose(numbers(y), numbers(want), rtol=0, atol=1e-5 * abs(numbers(want)).max())
+
+
 def test_a_wide_mlp_takes_some_rows_at_a_time(counted):
     block = make_block(PreNorm)
     block.mlp = filled(GatedMLP(DIM, 1 << 16), 3, mx.float32)
