@@ -134,7 +134,7 @@ def known(module: Any) -> tuple[str | None, tuple[Any, ...]]:
     return (act, linears) if fits else (None, ())
 
 
-def native_shape(m: QuantizedSwitchLinear) -> tuple[str, int | None, int | None, bool]:
+def native_shape(m: QuantizedSwitchLinear) -> tuple[str, int | None, int | None, bool, bool]:
     """What the kernels have to know of it."""
     return m.mode, m.group_size, m.bits, "bias" in m, False
 

@@ -148,7 +148,7 @@ def test_the_step_runs_and_has_gradients(kind):
     rng = np.random.default_rng(0)
     x, picks, weights = random(rng, (2, 64)), mx.array(rng.integers(0, 7, (2, 3))), random(rng, (2, 3))
     native: Any = ops.native
-    given = [(m.mode, m.group_size, m.bits, True) for m in known(layer)[1]]
+    given = [(m.mode, m.group_size, m.bits, True, False) for m in known(layer)[1]]
     arrays = [m[n] for m in known(layer)[1] for n in ("weight", "scales", "biases", "bias")]
 
     def step(x, weights):
@@ -164,7 +164,7 @@ def test_the_step_runs_and_has_gradients(kind):
 
 def test_arrays_that_do_not_belong_together_are_declined():
     layer = Weighted(Experts, swiglu, False, {"group_size": 32, "bits": 4}, mx.float32, 0).layer
-    given = [(m.mode, m.group_size, m.bits, False) for m in known(layer)[1]]
+    given = [(m.mode, m.group_size, m.bits, False, False) for m in known(layer)[1]]
     arrays = [m[n] for m in known(layer)[1] for n in ("weight", "scales", "biases")]
     x, picks, weights = mx.ones((2, 64)), mx.zeros((2, 3), mx.int32), mx.ones((2, 3))
     native: Any = ops.native
