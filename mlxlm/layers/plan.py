@@ -166,7 +166,7 @@ class Plan:
         scored = type(gate) is GroupedGate
         self._arrays += [(gate, "e_score_correction_bias")] * scored
         self._add(*stacks, after)
-        given = [(None, 0, 0, False) if scored else _linear(gate), *map(experts.native_shape, stacks)]
+        given = [(None, 0, 0, False, False) if scored else _linear(gate), *map(experts.native_shape, stacks)]
         shape.experts(route, scored, act, given, _norm(before), _norm(after))
         return True
 
