@@ -21,8 +21,9 @@ from typing import IO, Any
 
 from .errors import UsageError
 
-ENGINES = {"mlxlm": "mlxlm", "mlx-lm": "mlx_lm", "llama.cpp": "llama_cpp", "transformers": "transformers"}
-"""Engine to the module that must be installed for it."""
+ENGINES = {"mlxlm": "mlxlm", "mlxlm-int8": "mlxlm", "mlx-lm": "mlx_lm", "llama.cpp": "llama_cpp",
+           "transformers": "transformers"}
+"""Engine to the module that must be installed for it; mlxlm-int8 is mlxlm with activations in 8 bits."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mlxlm.errors import MLXLMError
+from mlxlm.errors import MLXLMError, UsageError
 
 CHUNK = 512
 Timed = tuple[float, float]
@@ -84,12 +86,17 @@ def _mlx(model: Any, generate_step: Callable, make_cache: Callable, vocabulary: 
     return run
 
 
-def _mlxlm(path: Path) -> Callable[..., Timed]:
+def _mlxlm(path: Path, activations: str | None = None) -> Callable[..., Timed]:
     from mlxlm import load_model
     from mlxlm.generate import generate_step
     from mlxlm.generate.loop import vocab_size
 
-    model = load_model(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="activations=")  # a row of what would not differ misleads
+        try:
+            model = load_model(path, activations=activations)
+        except UserWarning as why:
+            raise UsageError(str(why)) from why
     return _mlx(model, generate_step, model.make_cache, vocab_size(model) or 32000)
 
 
@@ -147,7 +154,8 @@ def _transformers(path: Path) -> Callable[..., Timed]:
 
 
 LOADERS: dict[str, Callable[[Path], Callable[..., Timed]]] = {
-    "mlxlm": _mlxlm, "mlx-lm": _mlx_lm, "llama.cpp": _llama_cpp, "transformers": _transformers}
+    "mlxlm": _mlxlm, "mlxlm-int8": partial(_mlxlm, activations="int8"), "mlx-lm": _mlx_lm, "llama.cpp": _llama_cpp,
+    "transformers": _transformers}
 
 
 if __name__ == "__main__":

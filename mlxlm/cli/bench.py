@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ..kernels.rounding import CHOICES
 from .options import MODEL
 
 EXAMPLES = """\b
@@ -42,16 +43,18 @@ class Counts(click.ParamType):
 @click.option("--trials", type=click.IntRange(1), default=5, show_default=True, metavar="N",
               help="Counted runs, after one to warm up.")
 @click.option("--compare", metavar="ENGINE,...", default="", help="mlx-lm, llama.cpp, transformers: where installed.")
+@click.option("--activations", type=click.Choice(CHOICES), help="Measure with activations rounded to 8 bits as well.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the bars to an SVG file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(model: str, prompt_tokens: tuple[int, ...], generation_tokens: int, batch: tuple[int, ...], trials: int,
-            compare: str, plot: Path | None, as_json: bool) -> None:
+            compare: str, activations: str | None, plot: Path | None, as_json: bool) -> None:
     """How fast a model is here: tokens per second, medians of trials, with the least and the most."""
     from ..bench import bars, measure, svg
     from ..files import write_text
     from ..sources import locate
 
-    engines = list(dict.fromkeys(["mlxlm", *(name.strip() for name in compare.split(",") if name.strip())]))
+    ours = ["mlxlm", f"mlxlm-{activations}"] if activations else ["mlxlm"]
+    engines = list(dict.fromkeys([*ours, *(name.strip() for name in compare.split(",") if name.strip())]))
     rows = measure(locate(model), engines, prompt_tokens, generation_tokens, batch, trials,
                    lambda text: click.echo(f"Measuring: {text}", err=True))
     if plot is not None:

@@ -1,10 +1,10 @@
-"""Activations of prompts in 8 bits: a user's choice, by which a CPU reads prompts faster and a little less exactly.
+"""Activations of prompts in 8 bits: a choice of the user's, by which a CPU reads them faster, a little less exactly.
 
 A quantized linear then rounds its input, where that has more than eight positions: each 32 numbers of a row become
 integers q = round(127 x / m), m being the largest |x| of them, and stand for m q / 127. Sums of integers are exact, and
 these are summed in float32. A row with an infinity or a NaN gives NaN throughout.
-Decoding, embeddings, heads tied to them, attention and weights that aren't quantized keep what they had, and so do mxfp8
-and nvfp4 weights, for which that would not be faster.
+Decoding, embeddings, heads tied to them, attention, experts and weights that aren't quantized keep activations as they
+are, and so do mxfp8 and nvfp4 weights, for which rounding would not be faster.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check(activations: str | None) -> None:
 
 
 def choose(model: nn.Module, activations: str | None) -> int:
-    """Has the quantized linears of an installed model round the activations of prompts; returns how many will.
+    """Has the quantized linears of an installed model that has not run yet round the activations of prompts; returns how many will.
 
     Where none can, a warning says why, and the model computes as it would without. Raises UsageError as `check`.
     """

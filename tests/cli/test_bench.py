@@ -28,6 +28,15 @@ def test_engines_are_measured_on_one_folder(model):
             assert row["generation_tps"]["median"] > 0
 
 
+def test_rounded_activations_are_a_row_of_their_own(model, monkeypatch):
+    monkeypatch.setenv("MLXLM_KERNELS", "off")  # where it must say that there is nothing to measure
+    result = CliRunner().invoke(command, [str(model), "-p", "9", "-n", "2", "--trials", "1", "--activations", "int8",
+                                          "--json"])
+    exact, rounded = json.loads(result.stdout)["rows"]
+    assert exact["engine"] == "mlxlm" and exact["left_out"] is None
+    assert rounded["engine"] == "mlxlm-int8" and "MLXLM_KERNELS=off" in rounded["left_out"]
+
+
 def test_an_engine_that_breaks_says_why(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
     [row] = bench.measure(tmp_path, ["mlxlm"], [8], 2, [1], 1)

@@ -68,6 +68,7 @@ def test_an_answer_is_held_to_a_format(mlxlm, model, tmp_path):
     (["--draft-model", "no/such"], "no/such"),
     (["--draft-model", "mtp"], "no layer that predicts ahead"),
     (["--experts-per-token", "2"], "experts_per_token"),
+    (["--activations", "int7"], "--activations"),
     (["--memory-limit", "much"], "memory_limit"),
     (["--memory-limit", "1K"], "memory"),
     (["--prompt-cache-file", "none.safetensors"], "none.safetensors"),
@@ -80,6 +81,13 @@ def test_wrong_values_are_told(mlxlm, model, tmp_path, monkeypatch, options, mes
         options = [options[0], "damaged"]
     done = mlxlm("generate", model, "Hello", *options)
     assert done.status in (1, 2) and message in done.err and "Traceback" not in done.err, done.err
+
+
+def test_activations_that_nothing_can_round_are_told_and_left_exact(mlxlm, model):
+    """The model of these tests isn't quantized: the answer is what it was, and a warning says why."""
+    rounding = mlxlm("generate", model, QUESTION, "-m", 12, "--json", "--activations", "int8")
+    assert rounding.status == 0 and "activations='int8' changes nothing here" in rounding.err
+    assert json.loads(rounding.out)["token_ids"] == answer(mlxlm, model)["token_ids"]
 
 
 def test_a_saved_prompt_is_gone_on_from(mlxlm, model, loaded, tmp_path):

@@ -13,7 +13,7 @@ from mlxlm.kernels.choice import INSTRUCTION_SETS, VARIABLE
 HERE = Path(__file__).parent
 FILES = ("test_quantized.py", "test_linear.py", "test_attention.py", "test_rope.py", "test_pointwise.py",
          "test_experts.py", "test_recurrent.py", "test_block.py", "test_convolution.py", "test_matmul.py",
-         "test_route.py")
+         "test_route.py", "test_rounded_activations.py")
 
 
 

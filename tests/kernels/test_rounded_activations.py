@@ -1,4 +1,4 @@
-"""Prompts with activations in 8 bits: against float64 sums of what the definition rounds them to, and how far that is."""
+"""Prompts with activations in 8 bits: against float64 sums of what the definition makes of them."""
 
 import warnings
 
@@ -140,7 +140,7 @@ def small_model() -> nn.Module:
 def test_the_choice_is_the_modules_own():
     model, other = small_model(), small_model()
     if not ROUNDS:
-        with pytest.warns(UserWarning, match="changes nothing here.*scalar"):
+        with pytest.warns(UserWarning, match=r"changes nothing here.*scalar"):
             assert rounding.choose(model, "int8") == 0
         return
     assert rounding.choose(model, "int8") == 2
@@ -152,13 +152,13 @@ def test_the_choice_is_the_modules_own():
 
 
 def test_what_can_not_be_honoured_is_told(monkeypatch):
-    with pytest.raises(UsageError, match="int7.*expected int8"):
+    with pytest.raises(UsageError, match=r"int7.*expected int8"):
         rounding.check("int7")
     with pytest.warns(UserWarning, match="changes nothing here"):
         rounding.choose(nn.Sequential(nn.Linear(128, 64)), "int8")
     monkeypatch.setattr("mlxlm.kernels.choice.CHOICE", CHOICE.__class__(None, None, "MLX runs on a GPU"))
     model = small_model()
-    with pytest.warns(UserWarning, match="not in force.*MLX runs on a GPU"):
+    with pytest.warns(UserWarning, match=r"not in force.*MLX runs on a GPU"):
         assert rounding.choose(model, "int8") == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -120,6 +120,15 @@ void quantized(Maker& make) {
       const double want = product(weights, i, n, &bound) + bias.as<float>()[n];
       compare(type, out.as<void>(), size_t(i) * N + n, want, bound);
     }
+  // Rounding to 127 steps moves no number by more than half of one; those here are at most 1.
+  kernels().quantized_matmul(m.w, {type, x.as<void>(), out.as<void>(), bias.as<float>(), M, true});
+  for (int i = 0; i < M; i++)
+    for (int n = 0; n < N; n++) {
+      const double want = product(weights, i, n, &bound) + bias.as<float>()[n];
+      double apart = 0;
+      for (int k = 0; k < K; k++) apart += std::fabs(weights.as<float>()[size_t(n) * K + k]) / 254;
+      compare(type, out.as<void>(), size_t(i) * N + n, want, bound + apart / 8e-6);
+    }
   const int few = M > 8 ? 8 : M;
   const QuantizedMatrix both[2] = {m.w, other.w};
   const void* xs[2] = {x.as<void>(), x.as<void>()};
