@@ -29,9 +29,10 @@ def check(activations: str | None) -> None:
 
 
 def choose(model: nn.Module, activations: str | None) -> int:
-    """Has the quantized linears of an installed model that has not run yet round the activations of prompts; returns how many will.
+    """Has the quantized linears of an installed model round the activations of prompts; returns how many will.
 
-    Where none can, a warning says why, and the model computes as it would without. Raises UsageError as `check`.
+    It is for a model that has not run yet. Where none can, a warning says why, and all is computed as without.
+    Raises UsageError as `check`.
     """
     check(activations)
     if activations is None:
