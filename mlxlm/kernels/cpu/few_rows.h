@@ -284,31 +284,43 @@ inline void few_task(const FewRows& f, const Activations<A>* a, int first, int i
   });
 }
 
-inline int rows_of_task(const QuantizedMatrix& w) { return round_up(rows_of_stream(w.row_bytes(), w.N), 4); }
+// How a list of matrices falls into tasks: of matrix i those before last[i], each of rows[i] rows.
+struct Tasks {
+  int *last, *rows, total = 0;
+
+  // `memory` has room for 2 * f.count numbers.
+  Tasks(const FewRows& f, int* memory) : last(memory), rows(memory + f.count) {
+    int64_t all = 0;
+    for (int i = 0; i < f.count; i++) all += int64_t(f.w[i].row_bytes()) * f.w[i].N;
+    // Where many are read one after the other, larger tasks share them out as evenly.
+    const int64_t part = lesser(all / (64 * mlxlm::pool_size()), int64_t(128 << 10));
+    const int step = f.join == Join::gated ? 2 : 1, count = f.join == Join::sum ? 1 : f.count;
+    for (int i = 0, before = 0; i < count; i += step) {
+      const int64_t row = f.w[i].row_bytes();
+      rows[i] = round_up(greater(rows_of_stream(row, f.w[i].N), int(part / row)), 4);
+      last[i] = before += (f.w[i].N + rows[i] - 1) / rows[i];
+      total = before;
+    }
+  }
+};
 
 template <class A, int M>
 inline void few_rows_of(const FewRows& f, int first) {
   using Set = Activations<A>;
   const int sets = f.join == Join::sum ? f.count : 1, step = f.join == Join::gated ? 2 : 1;
   const size_t bytes = Set::round_up(Set::bytes(f.w[0], M), 64);
-  char* memory = (char*)scratch(kPanel, sets * (bytes + sizeof(Set)));
+  char* memory = (char*)scratch(kPanel, sets * (bytes + sizeof(Set)) + 2 * sizeof(int) * f.count);
   Set* a = (Set*)(memory + sets * bytes);
   for (int s = 0; s < sets; s++) {
     new (a + s) Set(f.w[0], M, memory + s * bytes);
     a[s].fill(f.w[0], f.type, (const char*)f.x[s] + size_of(f.type) * first * f.w[0].K, M);
   }
-  const int tasks_each = f.join == Join::sum ? 1 : f.count;
-  int tasks = 0;
-  for (int i = 0; i < tasks_each; i += step) tasks += (f.w[i].N + rows_of_task(f.w[i]) - 1) / rows_of_task(f.w[i]);
-  parallel_streams(tasks, [&](int t) {
+  const Tasks tasks(f, (int*)(a + sets));
+  parallel_streams(tasks.total, [&](int t) {
     int i = 0;
-    for (;; i += step) {
-      const int mine = (f.w[i].N + rows_of_task(f.w[i]) - 1) / rows_of_task(f.w[i]);
-      if (t < mine) break;
-      t -= mine;
-    }
-    const int n = t * rows_of_task(f.w[i]);
-    few_task<A, M>(f, a, first, i, n, lesser(rows_of_task(f.w[i]), f.w[i].N - n));
+    while (t >= tasks.last[i]) i += step;
+    const int rows = tasks.rows[i], n = (t - (i ? tasks.last[i - step] : 0)) * rows;
+    few_task<A, M>(f, a, first, i, n, lesser(rows, f.w[i].N - n));
   });
 }
 
