@@ -32,7 +32,7 @@ def check_attention(y, q, k, v, scale, *how):
     dtype, (q, k, v) = q.dtype, (numbers(a) for a in (q, k, v))
     terms = abs(v).max() * (4 + q.shape[-1] ** 0.5) * 4e-6
     if dtype == mx.bfloat16:
-        terms = terms + ROUNDING[dtype] / 2 * attention(q, k, abs(v), scale, *how)
+        terms = terms + ROUNDING[dtype] * attention(q, k, abs(v), scale, *how)
     check(y, attention(q, k, v, scale, *how), terms, dtype, terms=1)
 
 
