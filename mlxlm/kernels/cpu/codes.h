@@ -113,6 +113,9 @@ inline void read_scales(ScaleType type, const void* all, int64_t first, int n, f
 struct LaneScales {
   I index, last_index;
   int shift, block;
+#if MLXLM_LEVEL == 513
+  I upper_index, last_upper_index;  // to the upper halves of the lanes
+#endif
 
   LaneScales(const QuantizedMatrix& m, int per) : block(per * W) {
     shift = __builtin_ctz(m.group);
@@ -121,6 +124,9 @@ struct LaneScales {
       index[i] = per * i / m.group;
       last_index[i] = lesser(index[i], left - 1);
     }
+#if MLXLM_LEVEL == 513
+    upper_index = index << 16, last_upper_index = last_index << 16;
+#endif
   }
   // `scales` must be readable for W values past the last group.
   template <class S>
@@ -129,6 +135,17 @@ struct LaneScales {
   inline V of_last(const S* scales, int b) const {
     return permute(load(scales + (int64_t(b) * block >> shift)), last_index);
   }
+#if MLXLM_LEVEL == 513
+  // The upper half of a float is its bf16 number: one look-up widens and places them.
+  static inline V placed(const bf16* scales, I upper) {
+    const __m512i some = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)scales));
+    return (V)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, (__m512i)upper, some);
+  }
+  inline V of(const bf16* scales, int b) const { return placed(scales + (int64_t(b) * block >> shift), upper_index); }
+  inline V of_last(const bf16* scales, int b) const {
+    return placed(scales + (int64_t(b) * block >> shift), last_upper_index);
+  }
+#endif
 };
 
 // Room for a row's scales and what LaneScales reads past them.

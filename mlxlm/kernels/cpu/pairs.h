@@ -17,7 +17,7 @@ inline P load_pairs(const bf16* p) { return (P)_mm512_loadu_si512(p); }
 // lane stays within a group. A block is 64 bytes; where codes lie across bytes it is 64 codes.
 template <Format format, int bits>
 struct Pairs {
-  static constexpr bool fits = bits <= 6, across = 8 % bits != 0;
+  static constexpr bool fits = bits <= 6, across = 8 % bits != 0, wide = bits >= 4;
   static constexpr int per = across ? 4 : 32 / bits, vectors = per / 2;
   static constexpr int block = per * W, block_bytes = block * bits / 8;
 
