@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 
 def main() -> None:
@@ -63,16 +64,10 @@ def mlx_steps(package: str, load: Callable) -> Callable[[str, int], Steps]:
     return steps
 
 
-def load_mlxlm(path: str):
+def load_mlxlm(path: str, activations: str | None = None):
     from mlxlm.load import load_model
 
-    return load_model(path)
-
-
-def load_rounding(path: str):
-    from mlxlm.load import load_model
-
-    return load_model(path, activations="int8")
+    return load_model(path, activations=activations)
 
 
 def load_mlx_lm(path: str):
@@ -111,7 +106,7 @@ def transformers_steps(path: str, threads: int) -> Steps:
 
 PROGRAMS: dict[str, Callable[[str, int], Steps]] = {
     "mlxlm": mlx_steps("mlxlm", load_mlxlm),
-    "mlxlm-int8": mlx_steps("mlxlm", load_rounding),
+    "mlxlm-int8": mlx_steps("mlxlm", partial(load_mlxlm, activations="int8")),
     "mlx-lm": mlx_steps("mlx_lm", load_mlx_lm),
     "llama.cpp": llama_steps,
     "transformers": transformers_steps,

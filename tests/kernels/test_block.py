@@ -75,28 +75,6 @@ def spoken(block: Any, lengths, dtype, padding=None, most=fused.MOST, batch=2):
     return outs, state[0].update_and_fetch(*(mx.zeros((batch, KV_HEADS, 1, HEAD_DIM), dtype),) * 2)
 
 
-class Counted:
-    """The extension, counting the blocks that it ran."""
-
-    def __init__(self, module):
-        self.module, self.count = module, 0
-
-    def __getattr__(self, name):
-        return getattr(self.module, name)
-
-    def block(self, *arguments):
-        done = self.module.block(*arguments)
-        self.count += done is not None
-        return done
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    counter = Counted(fused.ops.native)
-    monkeypatch.setattr(fused.ops, "native", counter)
-    return counter
-
-
 def agree(block, lengths, dtype, padding=None):
     got, kept = spoken(block, lengths, dtype, padding)
     want, wanted = spoken(block, lengths, dtype, padding, most=0)

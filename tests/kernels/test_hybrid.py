@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_reference import DTYPES, numbers
 from test_block import DIM, QUANTIZED, Adapted, filled
-from test_stack import CountedStack, agree, spoken
+from test_stack import agree, spoken
 
 from mlxlm import kernels
 from mlxlm.decoder import Backbone
 from mlxlm.kernels import ops
-from mlxlm.layers import MLP, Attention, GatedMLP, GroupedGatedNorm, Mamba2, MixerOnly, PreNorm, RMSNorm, fused
+from mlxlm.layers import MLP, Attention, GatedMLP, GroupedGatedNorm, Mamba2, MixerOnly, PreNorm, RMSNorm
 
 NUMBERS = ("A_log", "D", "dt_bias")  # in float32 whatever the weights are
 
@@ -49,13 +49,6 @@ def hybrid(dtype=mx.float32, quantized=None, **settings) -> Any:
     mlp, gated = MLP(DIM, 192, act=ops.relu2, bias=True), GatedMLP(DIM, 192)
     mixers = [mamba(**settings), mlp, attention, mamba(**settings), gated]
     return made([MixerOnly(mixer, norm()) for mixer in mixers], dtype, quantized)
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    counter = CountedStack(fused.ops.native)
-    monkeypatch.setattr(fused.ops, "native", counter)
-    return counter
 
 
 @given(

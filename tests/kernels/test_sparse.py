@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_reference import DTYPES
 from test_block import DIM, filled
-from test_stack import CountedStack, agree, spoken
+from test_stack import agree, spoken
 
 from mlxlm import kernels
 from mlxlm.decoder import Backbone
@@ -27,7 +27,6 @@ from mlxlm.layers import (
     Sandwich,
     SparseMoE,
     UnitOffsetRMSNorm,
-    fused,
     geglu,
     swiglu,
     top_k,
@@ -62,13 +61,6 @@ def made(layers, dtype=mx.float32, **quantized) -> Any:
     kernels.install(backbone)
     mx.eval(backbone.parameters())
     return backbone
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    counter = CountedStack(fused.ops.native)
-    monkeypatch.setattr(fused.ops, "native", counter)
-    return counter
 
 
 @given(

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from kernel_reference import numbers
-from test_block import DIM, Adapted, Counted, address, make_block
+from test_block import DIM, Adapted, address, make_block
 
 from mlxlm import kernels
 from mlxlm.cache import State
@@ -48,24 +48,6 @@ def agree(backbone, lengths, dtype=mx.float32, padding=None, batch=1):
     for a, b in zip((*got, *kept.arrays), (*want, *wanted.arrays), strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
         np.testing.assert_allclose(numbers(a), numbers(b), rtol=0, atol=tolerance * abs(numbers(b)).max())
-
-
-class CountedStack(Counted):
-    """The extension, counting the layers that it ran in stacks."""
-
-    layers = 0
-
-    def stack(self, native, x, memories, *rest):
-        done = self.module.stack(native, x, memories, *rest)
-        self.layers += len(memories) if done is not None else 0
-        return done
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    counter = CountedStack(fused.ops.native)
-    monkeypatch.setattr(fused.ops, "native", counter)
-    return counter
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])

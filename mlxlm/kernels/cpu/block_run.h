@@ -52,7 +52,7 @@ struct BlockRun {
  private:
   size_t item() const { return size_of(type); }
   int M() const { return B * L; }
-  Rows rows() const { return {type, M(), L > 8}; }
+  Rows rows() const { return {type, M(), L > kDecoding}; }
   int fed_at_once() const;
   size_t memory();
   std::array<Projection*, 10> projections() {

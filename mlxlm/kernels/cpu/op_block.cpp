@@ -161,7 +161,6 @@ bool fits_weights(const BlockShape& s, const Places& at, const std::vector<mx::a
 
 // What the halves of a block keep beside each other for each position; beyond it single operations need less.
 constexpr size_t kRoom = 1 << 26;
-constexpr int kFew = 8;  // positions that may take part in gradients: more would be worked out twice
 
 bool fits_cache(const BlockShape& s, const mx::array& x, const mx::array& keys, const mx::array& values, BlockPlace p) {
   const AttentionShape& a = s.attention;
@@ -216,7 +215,8 @@ std::optional<BlockResult> op_block(const std::shared_ptr<const BlockShape>& sha
   if (!fits_weights(*shape, at, inputs, a.x.dtype(), a.x.shape(2), a.values.shape(3))) return std::nullopt;
   inputs.push_back(a.keys);
   inputs.push_back(a.values);
-  if (a.x.size() / a.x.shape(2) > kFew)
+  // Gradients come from the single operations, so that many positions would be worked out twice.
+  if (a.x.size() / a.x.shape(2) > kDecoding)
     for (const mx::array& i : inputs) if (i.is_tracer()) return std::nullopt;
   BlockCall call{a.place.start, a.place.first};
   if (!read_offset(a.x, a.offset, call, inputs) || !read_mask(*shape, a.x, a.mask, call, inputs)) return std::nullopt;

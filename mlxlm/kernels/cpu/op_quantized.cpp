@@ -8,9 +8,6 @@ namespace mlxlm {
 
 namespace {
 
-// Positions up to which activations are never rounded: decoding, whatever the batch, and the checking of guesses.
-constexpr int kDecoding = 8;
-
 // Inputs: x (..., M, K), then the matrices (..., N, K), or (..., K, N) where not transposed, and a bias (N,) if any.
 class QuantizedMatmul : public Kernel {
  public:
@@ -33,6 +30,7 @@ class QuantizedMatmul : public Kernel {
     const int K = in[0].shape(-1), N = out.shape(-1), M = one ? int(in[0].size() / K) : in[0].shape(-2);
     const std::vector<int32_t> none(1, 0);
     const Vector bias = has_bias_ ? Vector(in.back(), encoder) : Vector();
+    // Never rounded: decoding, whatever the batch, and the checking of guesses.
     const bool in_bytes = int8_ && in[0].ndim() > 1 && in[0].shape(-2) > kDecoding;
     encoder.dispatch([first, bias, transpose = transpose_, in_bytes, type = kernel_type(out.dtype()), M, K, N,
                       x = (const char*)row_major(in[0], encoder), to = out.data<char>(),

@@ -51,8 +51,8 @@ class Arena {
 struct Rows {
   Dtype type;
   int M;
-  bool prompt;  // more than a few positions next to each other
-  bool few() const { return M <= 8; }  // so that going through the weights once is all that counts
+  bool prompt;  // more positions next to each other than decoding has
+  bool few() const { return M <= kDecoding; }
 };
 
 void read_bias(Projection& p, Arena& arena);

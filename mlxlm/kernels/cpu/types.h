@@ -5,6 +5,9 @@
 
 namespace mlxlm {
 
+// Positions up to which a step is one of decoding: going through the weights once is then all that counts.
+constexpr int kDecoding = 8;
+
 enum class Dtype : int { f32, bf16, f16 };
 
 // How a group's scale is stored: the float types, or a bare exponent (mxfp4, mxfp8), or fp8 (nvfp4).
